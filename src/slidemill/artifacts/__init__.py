@@ -1,0 +1,1 @@
+"""The artifact contract: formats, digests, provenance, atomic writing, manifests."""

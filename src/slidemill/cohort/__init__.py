@@ -1,0 +1,1 @@
+"""Cohort: the sheet validated whole, the slides opened, one row a slide."""

@@ -1,0 +1,1 @@
+"""Features: tiles to vectors by a tile encoder of choice."""

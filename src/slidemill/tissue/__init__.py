@@ -1,0 +1,1 @@
+"""Tissue: where on the slide there is something to look at."""
