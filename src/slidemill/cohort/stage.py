@@ -26,9 +26,6 @@ from slidemill.errors import SlideError
 from slidemill.slides.reader import Slide
 from slidemill.slides.resolution import objective_power, resolve_mpp
 
-ALGORITHM_VERSION = 1
-"""Raised when this stage's code changes its results."""
-
 log = logging.getLogger(__name__)
 
 

@@ -47,7 +47,9 @@ def write_pyramid(
             `tile_px` is no multiple of 16, or the slide is too small for so many levels.
     """
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
-        raise ValueError(f"RGB pixels (H, W, 3) uint8 are needed, not {pixels.shape} {pixels.dtype}")
+        raise ValueError(
+            f"RGB pixels (H, W, 3) uint8 are needed, not {pixels.shape} {pixels.dtype}"
+        )
     if not (mpp_x > 0 and mpp_y > 0):
         raise ValueError(f"mpp has to be positive, not {mpp_x} x {mpp_y}")
     if tile_px <= 0 or tile_px % 16:
@@ -60,7 +62,7 @@ def write_pyramid(
         raise ValueError(f"a slide of {width} x {height} pixels cannot have {count} levels")
     with (
         atomic_path(path) as temporary,
-        tifffile.TiffWriter(temporary, bigtiff=False, byteorder="<") as writer,
+        tifffile.TiffWriter(temporary, bigtiff=pixels.nbytes >= 2**32, byteorder="<") as writer,
     ):
         for number, level in enumerate(_halvings(pixels, count)):
             _write_level(

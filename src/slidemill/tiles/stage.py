@@ -19,9 +19,6 @@ from slidemill.errors import SlideCode, SlideError
 from slidemill.tiles.coverage import mask_fraction
 from slidemill.tiles.grid import TileGeometry, exact_grid, padded_fraction, tile_geometry
 
-ALGORITHM_VERSION = 1
-"""Raised when this stage's code changes its results."""
-
 
 def compute(
     task: SlideTask, *, tile_px: int, mpp: float, overlap_px: int, min_tissue: float

@@ -22,9 +22,6 @@ from slidemill.tissue.otsu import find_tissue
 from slidemill.tissue.overlay import EDGE_PX, draw_overlay
 from slidemill.tissue.polygons import mask_to_polygons, to_geojson
 
-ALGORITHM_VERSION = 1
-"""Raised when this stage's code changes its results."""
-
 
 def compute(task: SlideTask, config: TissueConfig) -> int:
     """Find the tissue of one slide and write its three files.

@@ -1,0 +1,15 @@
+"""Algorithm version of every stage, part of its digest.
+
+Snakemake does not see changes in this package. Raise a stage's version whenever its results change;
+`tests/test_golden.py` fails when they change and it was not. (Versions stand here and not in the
+stages, since planning must not import what the stages import.)
+"""
+
+COHORT = 1
+TISSUE = 1
+TILES = 1
+FEATURES = 1
+SPLITS = 1
+PRETRAIN = 1
+EVALUATE = 1
+REPORT = 1
