@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import pytest
@@ -11,7 +12,7 @@ def test_learning_rate_rises_in_a_line_then_falls_by_a_cosine():
     assert rates[4] == 2.0
     assert rates[9] == pytest.approx(1.0)
     assert rates[13] == pytest.approx(1.0 + math.cos(0.9 * math.pi))
-    assert all(a > b > 0.0 for a, b in zip(rates[4:], rates[5:], strict=False))
+    assert all(a > b > 0.0 for a, b in itertools.pairwise(rates[4:]))
 
 
 @pytest.mark.parametrize("warmup_steps", [0, 1, 5])
@@ -26,7 +27,7 @@ def test_teacher_momentum_rises_from_first_towards_one():
     assert values[0] == pytest.approx(0.9)
     assert values[4] == pytest.approx(0.95)
     assert values[2] == pytest.approx(1.0 - 0.05 * (1.0 + math.sqrt(0.5)))
-    assert all(a < b < 1.0 for a, b in zip(values, values[1:], strict=False))
+    assert all(a < b < 1.0 for a, b in itertools.pairwise(values))
 
 
 @pytest.mark.parametrize("step", [-1, 8])

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Evaluation: models on the same folds, with intervals over patients."""

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Pretraining: slide encoders trained on tile features without labels."""

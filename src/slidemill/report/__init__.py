@@ -1,1 +1,1 @@
-"""TODO."""
+"""Report: one HTML file of a whole run."""

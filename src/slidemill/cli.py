@@ -1,0 +1,281 @@
+"""The command line: one command a stage, and what people ask about runs.
+
+Exit codes: 0 done; 2 something that the user can mend, said in words; 1 anything else, with its
+traceback. Nothing heavy is imported before a command is chosen.
+"""
+
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from slidemill.errors import UserError
+
+if TYPE_CHECKING:
+    from slidemill.plan import Plan
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="slidemill: whole-slide images to tiles, features, slide encoders and evaluations.",
+)
+encoders_app = typer.Typer(
+    help="Tile encoders: what there is, and fetching weights.", rich_markup_mode=None
+)
+app.add_typer(encoders_app, name="encoders", invoke_without_command=True)
+
+ConfigOption = Annotated[
+    Path, typer.Option("--config", "-c", envvar="SLIDEMILL_CONFIG", help="The configuration.")
+]
+BucketOption = Annotated[
+    str | None, typer.Option(help="One bucket, as in 0-of-4; by default all, then --gather.")
+]
+GatherOption = Annotated[bool, typer.Option("--gather", help="Only join the buckets' manifests.")]
+RunOption = Annotated[
+    str | None, typer.Option(help="One run, by the name of its folder; by default all.")
+]
+ThreadsOption = Annotated[
+    int, typer.Option(min=1, envvar="SLURM_CPUS_PER_TASK", help="Threads to use.")
+]
+DEFAULT_CONFIG = Path("config.yaml")
+
+
+def main() -> None:
+    """Run a command; faults that the user can mend are said without a traceback."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    try:
+        app()
+    except UserError as error:
+        sys.stderr.write(f"slidemill: {error}\n")
+        raise SystemExit(2) from None
+
+
+def _per_slide(
+    config: Path,
+    bucket: str | None,
+    gather: bool,
+    work: "Callable[[Plan, list[str]], None]",
+    join: "Callable[[Plan], object]",
+) -> None:
+    """A per-slide stage: one bucket, only the joining, or everything."""
+    plan = _plan(config)
+    if not gather:
+        work(plan, _buckets(plan, bucket))
+    if gather or bucket is None:
+        join(plan)
+
+
+def _plan(config: Path) -> "Plan":
+    from slidemill.config import load_config
+    from slidemill.plan import make_plan
+
+    return make_plan(load_config(config), Path())
+
+
+def _buckets(plan: "Plan", bucket: str | None) -> list[str]:
+    from slidemill.errors import ConfigError, Problem
+
+    if bucket is None:
+        return list(plan.buckets)
+    if bucket not in plan.buckets:
+        problem = Problem(
+            "--bucket", f"no bucket {bucket!r}", f"There are: {', '.join(plan.buckets)}"
+        )
+        raise ConfigError("command", [problem])
+    return [bucket]
+
+
+@app.command()
+def cohort(
+    config: ConfigOption = DEFAULT_CONFIG, bucket: BucketOption = None, gather: GatherOption = False
+) -> None:
+    """Open the slides of the sheet: dimensions, vendor, mpp and where it is from."""
+    from slidemill import jobs
+
+    _per_slide(config, bucket, gather, jobs.cohort, jobs.gather_cohort)
+
+
+@app.command()
+def tissue(
+    config: ConfigOption = DEFAULT_CONFIG, bucket: BucketOption = None, gather: GatherOption = False
+) -> None:
+    """Find tissue: GeoJSON, mask and overlay of every slide."""
+    from slidemill import jobs
+
+    _per_slide(config, bucket, gather, jobs.tissue, lambda plan: jobs.gather(plan, plan.tissue))
+
+
+@app.command()
+def tiles(
+    config: ConfigOption = DEFAULT_CONFIG,
+    run: RunOption = None,
+    bucket: BucketOption = None,
+    gather: GatherOption = False,
+) -> None:
+    """Lay the grid of tiles over every slide."""
+    from slidemill import jobs
+
+    plan = _plan(config)
+    for stage in [jobs.named_tiles(plan, run)] if run else list(plan.tiles.values()):
+        if not gather:
+            jobs.tiles(plan, stage, _buckets(plan, bucket))
+        if gather or bucket is None:
+            jobs.gather(plan, stage)
+
+
+@app.command()
+def features(
+    config: ConfigOption = DEFAULT_CONFIG,
+    run: RunOption = None,
+    bucket: BucketOption = None,
+    gather: GatherOption = False,
+    threads: ThreadsOption = 1,
+) -> None:
+    """Run tile encoders over every slide."""
+    from slidemill import jobs
+
+    plan = _plan(config)
+    for unit in [jobs.named_encoder(plan, run)] if run else plan.encoders:
+        if not gather:
+            jobs.features(plan, unit, _buckets(plan, bucket), threads)
+        if gather or bucket is None:
+            jobs.gather(plan, unit.features)
+
+
+@app.command()
+def splits(
+    config: ConfigOption = DEFAULT_CONFIG,
+    task: Annotated[str | None, typer.Option(help="One task; by default all.")] = None,
+) -> None:
+    """Make the folds of every task."""
+    from slidemill import jobs
+
+    plan = _plan(config)
+    for name in [task] if task else list(plan.splits):
+        jobs.splits(plan, name)
+
+
+@app.command()
+def pretrain(
+    config: ConfigOption = DEFAULT_CONFIG, run: RunOption = None, threads: ThreadsOption = 1
+) -> None:
+    """Train slide encoders and embed every slide."""
+    from slidemill import jobs
+
+    plan = _plan(config)
+    for name in [run] if run else [unit.stage.name for unit in plan.pretrain]:
+        jobs.pretrain(plan, name, threads)
+
+
+@app.command()
+def evaluate(
+    config: ConfigOption = DEFAULT_CONFIG,
+    run: RunOption = None,
+    task: Annotated[str | None, typer.Option(help="Only join the models of this task.")] = None,
+    threads: ThreadsOption = 1,
+) -> None:
+    """Cross-validate models, and compare them."""
+    from slidemill import jobs
+
+    plan = _plan(config)
+    if task is None:
+        for name in [run] if run else [cell.stage.name for cell in plan.cells]:
+            jobs.evaluate_cell(plan, name, threads)
+    for name in [task] if task else [] if run else list(plan.evaluate):
+        jobs.evaluate_task(plan, name)
+
+
+@app.command()
+def report(config: ConfigOption = DEFAULT_CONFIG) -> None:
+    """Write the report: one HTML file."""
+    from slidemill import jobs
+
+    jobs.report(_plan(config))
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Argument(help="Where to write the cohort.")],
+    patients: Annotated[
+        int, typer.Option(min=4, help="Patients; every fourth has two slides.")
+    ] = 32,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the slides.")] = 0,
+    bad_slides: Annotated[bool, typer.Option(help="Add a slide of glass and a torn file.")] = True,
+) -> None:
+    """Write a synthetic cohort: pyramidal slides with a known truth, and their sheet."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from slidemill.demo import write_demo
+
+    with Progress(console=Console(stderr=True)) as bar:
+        work = bar.add_task("painting slides", total=None)
+        done = write_demo(
+            folder,
+            patients=patients,
+            seed=seed,
+            bad_slides=bad_slides,
+            progress=lambda number, total: bar.update(work, completed=number, total=total),
+        )
+    typer.echo(f"{done.sheet}: {done.slides} slides of {done.patients} patients")
+
+
+@app.command()
+def status(
+    config: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """Say of every stage what is done, what failed and why, and what is missing."""
+    from slidemill.status import print_status
+
+    print_status(_plan(config))
+
+
+@app.command()
+def summary(config: ConfigOption = DEFAULT_CONFIG) -> None:
+    """Print the results as a table, and where the report is."""
+    from slidemill.status import print_summary
+
+    print_summary(_plan(config))
+
+
+@app.command()
+def verify(config: ConfigOption = DEFAULT_CONFIG) -> None:
+    """Check every artifact against its manifest, its format and its digest."""
+    from slidemill.status import verify_all
+
+    problems = verify_all(_plan(config))
+    for problem in problems:
+        typer.echo(problem)
+    typer.echo(f"{len(problems)} problem(s)")
+    if problems:
+        raise typer.Exit(1)
+
+
+@encoders_app.callback()
+def encoders(context: typer.Context) -> None:
+    """List the tile encoders."""
+    if context.invoked_subcommand is None:
+        from slidemill.status import print_encoders
+
+        print_encoders()
+
+
+@encoders_app.command("download")
+def download_weights(
+    name: Annotated[str, typer.Argument(help="An encoder, such as timm:resnet50.a1_in1k.")],
+) -> None:
+    """Fetch an encoder's weights into the Hugging Face cache, for nodes without network."""
+    from slidemill.features.encoders import TIMM_PREFIX, find_spec
+    from slidemill.features.weights import download
+
+    spec = find_spec(name)
+    if not spec.needs_weights:
+        typer.echo(f"{name} needs no weights")
+        return
+    weights = download(f"timm/{spec.name.removeprefix(TIMM_PREFIX)}")
+    typer.echo(f"{weights.path} {weights.sha256}")

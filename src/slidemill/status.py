@@ -1,0 +1,182 @@
+"""What people ask about a run: how far it is, what came out, whether it is whole."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from slidemill.artifacts.digest import file_sha256
+from slidemill.artifacts.folder import StageId, read_dataset
+from slidemill.artifacts.hdf5 import open_hdf5
+from slidemill.artifacts.parquet import read_footer, read_parquet
+from slidemill.errors import ArtifactError
+from slidemill.evaluate.names import METRIC_LABELS
+from slidemill.features.encoders import ENCODERS
+from slidemill.plan import Plan
+
+
+def console() -> Console:
+    """Where tables go; wide enough for logs and files."""
+    found = Console()
+    return found if found.is_terminal else Console(width=120)
+
+
+def per_slide_stages(plan: Plan) -> list[StageId]:
+    """Stages that leave a manifest of slides, in the order of the data."""
+    return [
+        plan.cohort,
+        plan.tissue,
+        *plan.tiles.values(),
+        *(unit.features for unit in plan.encoders),
+        *(unit.stage for unit in plan.pretrain),
+    ]
+
+
+def manifest_of(plan: Plan, stage: StageId) -> pd.DataFrame | None:
+    """The manifest of a stage, or None where there is none yet."""
+    path = plan.manifest_path(stage)
+    kind = "cohort" if stage.stage == "cohort" else "manifest"
+    return read_parquet(path, kind) if path.is_file() else None
+
+
+def print_status(plan: Plan) -> None:
+    """Print a line a stage, then every failed slide with its reason."""
+    out = console()
+    table = Table(title="stages")
+    for heading in ("stage", "run", "done", "failed", "missing"):
+        table.add_column(heading, justify="left" if heading in ("stage", "run") else "right")
+    failures: dict[str, str] = {}
+    for stage in per_slide_stages(plan):
+        frame = manifest_of(plan, stage)
+        if frame is None:
+            table.add_row(stage.stage, stage.name, "0", "0", str(len(plan.slide_ids)))
+            continue
+        failed = frame[frame["status"] == "failed"]
+        done = len(frame) - len(failed)
+        missing = len(set(plan.slide_ids) - set(frame["slide_id"]))
+        table.add_row(stage.stage, stage.name, str(done), str(len(failed)), str(missing))
+        for row in failed.itertuples():
+            failures.setdefault(
+                str(row.slide_id), f"{row.failed_stage}, {row.error_code}: {row.message}"
+            )
+    for stage in [cell.stage for cell in plan.cells] + list(plan.evaluate.values()):
+        there = (stage.folder(plan.results) / "metrics.parquet").is_file()
+        table.add_row(stage.stage, stage.name, str(int(there)), "0", str(int(not there)))
+    out.print(table)
+    for slide_id, reason in failures.items():
+        out.print(f"failed: {slide_id} ({reason})", markup=False, highlight=False)
+
+
+def print_summary(plan: Plan) -> None:
+    """Print the results of every task, what failed, and where the report is."""
+    out = console()
+    for task, stage in plan.evaluate.items():
+        path = stage.folder(plan.results) / "metrics.parquet"
+        if not path.is_file():
+            continue
+        metrics = read_parquet(path, "metrics")
+        overall = metrics[metrics["fold"] < 0]
+        counts = overall.iloc[0]
+        table = Table(
+            title=f"{task}: {counts['n_patients']} patients, {counts['n_positive']} positive"
+        )
+        table.add_column("model")
+        table.add_column("input")
+        for label in METRIC_LABELS.values():
+            table.add_column(f"{label} [95 % interval]", justify="right")
+        for (model, source), rows in overall.groupby(["model", "input"], sort=False):
+            values = rows.set_index("metric")
+            cells = [
+                f"{values.loc[name, 'estimate']:.3f} "
+                f"[{values.loc[name, 'low']:.3f}, {values.loc[name, 'high']:.3f}]"
+                for name in METRIC_LABELS
+            ]
+            table.add_row(str(model), str(source), *[cell.replace("[", "\\[") for cell in cells])
+        out.print(table)
+    last = [manifest_of(plan, unit.features) for unit in plan.encoders]
+    failed = {s for f in last if f is not None for s in f.loc[f["status"] == "failed", "slide_id"]}
+    if failed:
+        out.print(
+            f"{len(failed)} of {len(plan.slide_ids)} slides failed; `slidemill status` says why",
+            highlight=False,
+        )
+    path = plan.report.folder(plan.results) / "report.html"
+    if path.is_file():
+        out.print(f"report: {path}", highlight=False, soft_wrap=True)
+
+
+def verify_all(plan: Plan) -> list[str]:
+    """Check every artifact of a plan: format, digest, sha256; returns what is wrong."""
+    return list(_verify(plan))
+
+
+def _verify(plan: Plan) -> Iterator[str]:
+    for stage in per_slide_stages(plan):
+        folder = stage.folder(plan.results)
+        try:
+            if read_dataset(folder).get("Digest") != stage.digest:
+                yield f"{folder}: dataset.json has another digest"
+            frame = manifest_of(plan, stage)
+        except ArtifactError as error:
+            yield str(error)
+            continue
+        if frame is None:
+            yield f"{plan.manifest_path(stage)}: there is no manifest. Run {stage.stage}."
+        elif stage.stage != "cohort":
+            yield from _verify_slides(folder, frame, stage)
+    for stage in [cell.stage for cell in plan.cells] + list(plan.evaluate.values()):
+        for name in ("predictions", "metrics"):
+            path = stage.folder(plan.results) / f"{name}.parquet"
+            try:
+                read_parquet(path, name)
+                if read_footer(path)["digest"] != stage.digest:
+                    yield f"{path}: written by another run ({read_footer(path)['digest'][:10]})"
+            except ArtifactError as error:
+                yield str(error)
+
+
+def _verify_slides(folder: Path, frame: pd.DataFrame, stage: StageId) -> Iterator[str]:
+    for row in frame[frame["status"] == "ok"].itertuples():
+        path = folder / str(row.path)
+        if not path.is_file():
+            yield f"{path}: the file is missing. Run {stage.stage} again."
+        elif file_sha256(path) != row.sha256:
+            yield f"{path}: its sha256 is not the manifest's. Delete it and run {stage.stage}."
+        else:
+            try:
+                yield from _verify_stamp(path, str(row.item_digest))
+            except ArtifactError as error:
+                yield str(error)
+
+
+def _verify_stamp(path: Path, item_digest: str) -> Iterator[str]:
+    if path.suffix == ".parquet":
+        found = read_footer(path)["item_digest"]
+    else:
+        with open_hdf5(path) as file:
+            found = file.attrs["item_digest"]
+    if found != item_digest:
+        yield f"{path}: its digest is not the manifest's. Delete it and run again."
+
+
+def print_encoders() -> None:
+    """Print every encoder: dimension, tile, licence, and whether it needs weights."""
+    table = Table(title="tile encoders")
+    for heading in ("name", "dim", "tile", "precision", "weights", "licence", "source"):
+        table.add_column(heading)
+    for spec in ENCODERS.values():
+        table.add_row(
+            spec.name,
+            str(spec.dim),
+            f"{spec.tile_px} px at {spec.mpp} um",
+            spec.precision,
+            "needed" if spec.needs_weights else "none needed",
+            spec.licence,
+            spec.source,
+        )
+    table.add_row(
+        "timm:ARCH.TAG", "its own", "yours", "fp32", "Hugging Face", "its own", "any timm model"
+    )
+    console().print(table)
