@@ -174,20 +174,15 @@ def pretrain(
 
 @app.command()
 def evaluate(
-    config: ConfigOption = DEFAULT_CONFIG,
-    run: RunOption = None,
-    task: Annotated[str | None, typer.Option(help="Only join the models of this task.")] = None,
-    threads: ThreadsOption = 1,
+    config: ConfigOption = DEFAULT_CONFIG, run: RunOption = None, threads: ThreadsOption = 1
 ) -> None:
     """Cross-validate models, and compare them."""
     from slidemill import jobs
 
     plan = _plan(config)
-    if task is None:
-        for name in [run] if run else [cell.stage.name for cell in plan.cells]:
-            jobs.evaluate_cell(plan, name, threads)
-    for name in [task] if task else [] if run else list(plan.evaluate):
-        jobs.evaluate_task(plan, name)
+    stages = [cell.stage for cell in plan.cells] + list(plan.evaluate.values())
+    for name in [run] if run else [stage.name for stage in stages]:
+        jobs.evaluate(plan, name, threads)
 
 
 @app.command()

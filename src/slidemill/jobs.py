@@ -121,19 +121,15 @@ def pretrain(plan: Plan, name: str, threads: int) -> Path:
     return run(plan, unit, device, threads, recomputes(plan, "pretrain"))
 
 
-def evaluate_cell(plan: Plan, name: str, threads: int) -> Path:
-    """Cross-validate one model on one input."""
-    from slidemill.evaluate.stage import run_cell
+def evaluate(plan: Plan, name: str, threads: int) -> Path:
+    """Cross-validate one model on one input, or compare the models of a task."""
+    from slidemill.evaluate.stage import run_cell, run_task
 
+    for task, stage in plan.evaluate.items():
+        if stage.name == name:
+            return run_task(plan, task)
     cell = _named(plan.cells, name, "evaluate", lambda cell: cell.stage)
     return run_cell(plan, cell, "cpu", threads)
-
-
-def evaluate_task(plan: Plan, task: str) -> Path:
-    """Join the cells of a task."""
-    from slidemill.evaluate.stage import run_task
-
-    return run_task(plan, task)
 
 
 def report(plan: Plan) -> Path:

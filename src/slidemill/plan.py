@@ -151,6 +151,45 @@ class Plan:
         name = "cohort.parquet" if stage.stage == "cohort" else "manifest.parquet"
         return stage.folder(self.results) / name
 
+    def metrics_path(self, stage: StageId) -> Path:
+        """The last file that a cell or a comparison writes."""
+        return stage.folder(self.results) / "metrics.parquet"
+
+    def splits_path(self, task: str) -> Path:
+        """The folds of a task."""
+        return self.splits[task].folder(self.results) / "splits.parquet"
+
+    def report_path(self) -> Path:
+        """The report."""
+        return self.report.folder(self.results) / "report.html"
+
+    def targets(self, stage: str) -> list[Path]:
+        """What has to be there for a stage to be complete."""
+        cohort = [self.manifest_path(self.cohort)]
+        return {
+            "cohort": cohort,
+            "tissue": [*cohort, self.manifest_path(self.tissue)],
+            "tiles": [self.manifest_path(stage) for stage in self.tiles.values()],
+            "features": [self.manifest_path(unit.features) for unit in self.encoders],
+            "pretrain": [self.manifest_path(unit.stage) for unit in self.pretrain],
+            "evaluate": [self.metrics_path(stage) for stage in self.evaluate.values()],
+            "report": [self.report_path()],
+        }[stage]
+
+    def pretrain_inputs(self, unit: PretrainPlan) -> list[Path]:
+        """What a training waits for."""
+        paths = [self.manifest_path(self.cohort), self.manifest_path(unit.encoder.features)]
+        return paths + ([self.splits_path(unit.task)] if unit.task else [])
+
+    def cell_inputs(self, cell: CellPlan) -> list[Path]:
+        """What a model waits for."""
+        paths = [self.manifest_path(cell.encoder.features), self.splits_path(cell.task.name)]
+        return paths + [self.manifest_path(unit.stage) for unit in cell.pretrain.values()]
+
+    def comparison_inputs(self, task: str) -> list[Path]:
+        """What the comparison of a task waits for."""
+        return [self.metrics_path(cell.stage) for cell in self.cells if cell.task.name == task]
+
 
 def make_plan(config: Config, folder: Path) -> Plan:
     """Plan what a configuration asks for.

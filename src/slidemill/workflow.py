@@ -92,7 +92,7 @@ def forced_rules(plan: Plan) -> set[str]:
         elif name == "pretrain":
             rules.add("pretrain_run")
         elif name == "evaluate":
-            rules.add("evaluate_cell")
+            rules.add("evaluate_run")
         else:
             rules.add("write_report")
     return rules

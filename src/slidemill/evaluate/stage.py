@@ -124,7 +124,8 @@ def check_pretraining(plan: Plan, cell: CellPlan, splits: pd.DataFrame) -> None:
             continue
         path = unit.stage.folder(plan.results) / "patients.json"
         trained = json.loads(path.read_text(encoding="utf-8"))["patients"]
-        here = splits if fold < 0 else splits.query("repeat == @repeat and fold == @fold")
+        chosen = (splits["repeat"] == repeat) & (splits["fold"] == fold)
+        here = splits if fold < 0 else splits[chosen]
         check_training_patients(trained, set(here["patient_id"]), unit.stage.label)
 
 

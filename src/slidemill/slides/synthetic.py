@@ -423,3 +423,83 @@ def _draw_pen(
     for channel, passed in enumerate(_INKS[spec.pen or "black"]):
         light = pixels[..., channel] * np.exp(np.float32(math.log(passed)) * strokes)
         pixels[..., channel] = np.rint(light)
+
+
+def _depth(
+    grid: _Grid, pieces: BaseGeometry, rng: np.random.Generator
+) -> tuple[Field, npt.NDArray[np.bool_]]:
+    """Depth of each cell within the tissue, um, negative outside, and the rims of lumina."""
+    lumina = np.zeros(grid.shape, dtype=np.bool_)
+    for point in _inner_points(pieces, max(2, round(pieces.area * 14e-6)), rng):
+        radius = rng.uniform(10.0, 42.0)
+        blob = _blob(rng, point.x, point.y, radius, radius * rng.uniform(0.5, 1.0), 0.35)
+        lumina |= grid.raster(blob)
+    inside = grid.raster(pieces) & ~lumina
+    depth = distance_transform_edt(inside, sampling=grid.step_um)
+    depth -= distance_transform_edt(~inside, sampling=grid.step_um)
+    ragged = 2.0 * grid.noise(rng, 9.0) + 2.5 * grid.noise(rng, 30.0)
+    rim = distance_transform_edt(~lumina, sampling=grid.step_um) < 13.0
+    return (gaussian_filter(depth, 1.0) + ragged).astype(np.float32), rim & inside
+
+
+def _stains(
+    spec: SlideSpec,
+    grid: _Grid,
+    pieces: BaseGeometry,
+    foci: BaseGeometry,
+    depth: Field,
+    rim: npt.NDArray[np.bool_],
+    rng: np.random.Generator,
+) -> tuple[Field, Field]:
+    """Concentrations of haematoxylin and eosin at level 0, in optical density."""
+    size = (spec.height_px, spec.width_px)
+    texture, angle = _fibres(spec, rng)
+    density = rng.uniform(0.75, 1.3) * np.exp(0.25 * grid.noise(rng, 90.0))
+    density = density * np.where(rim, 1.8, 1.0)
+    nuclei = _nuclei(spec, grid, density, grid.raster(foci), depth, angle, rng)
+    strong, pink = _patches(grid, pieces, rng), _patches(grid, pieces, rng)
+    epithelial = gaussian_filter(rim.astype(np.float32), 1.0)
+    gain = np.exp(0.10 * grid.noise(rng, 150.0)) * (1 + 0.45 * strong)
+    eosin = spec.eosin * gain * (1 + 0.6 * pink) * np.exp(0.12 * grid.noise(rng, 40.0))
+    blue = spec.haematoxylin * gain * (0.045 + 0.09 * epithelial)
+    cover = np.clip(0.5 + grid.enlarge(depth, *size) / 2.0, 0, 1)
+    body = cover * (1 + texture)
+    haematoxylin = grid.enlarge(blue, *size) * body
+    haematoxylin += nuclei * grid.enlarge(spec.haematoxylin * gain, *size)
+    # Chromatin leaves little room for what eosin binds to.
+    body *= 1 - 0.7 * np.minimum(nuclei / 0.4, 1)
+    body *= grid.enlarge(0.26 * eosin, *size)
+    return haematoxylin, body
+
+
+def _patches(grid: _Grid, pieces: BaseGeometry, rng: np.random.Generator) -> Field:
+    """Up to three soft patches, 0 to 1, somewhere in the tissue."""
+    patches = np.zeros(grid.shape, dtype=np.float32)
+    for point in _inner_points(pieces, int(rng.integers(1, 4)), rng):
+        radius = math.sqrt(pieces.area) * rng.uniform(0.08, 0.2)
+        patches[grid.raster(_blob(rng, point.x, point.y, radius, radius, 0.3))] = rng.uniform(0.5, 1)
+    return gaussian_filter(patches, [25.0 / step for step in grid.step_um])
+
+
+def _fibres(spec: SlideSpec, rng: np.random.Generator) -> tuple[Field, Field]:
+    """Relative variation of the stroma at level 0, and the fibres' angle on their own grid, rad."""
+    grid = _grid(spec, FIBRE_UM)
+    y, x = (np.fft.fftfreq(_FIBRE_PERIOD, step)[:, None] for step in (grid.step_um[0],) * 2)
+    x = x.T
+    bank = np.empty((_FIBRE_ORIENTATIONS, _FIBRE_PERIOD, _FIBRE_PERIOD), dtype=np.float32)
+    for k in range(_FIBRE_ORIENTATIONS):
+        turn = math.pi * k / _FIBRE_ORIENTATIONS
+        along = x * math.cos(turn) + y * math.sin(turn)
+        across = y * math.cos(turn) - x * math.sin(turn)
+        # Fine fibrils and the bundles that they run in.
+        fine = np.exp(-2 * math.pi**2 * ((18.0 * along) ** 2 + (1.1 * across) ** 2))
+        bundle = np.exp(-2 * math.pi**2 * ((32.0 * along) ** 2 + (3.2 * across) ** 2))
+        white = np.fft.fft2(rng.standard_normal(bank.shape[1:], dtype=np.float32))
+        wave = np.fft.ifft2(white * (fine + 2.0 * bundle)).real
+        bank[k] = wave / wave.std()
+    coarse = _grid(spec, LAYOUT_UM)
+    real, imaginary = (coarse.noise(rng, 70.0) for _ in range(2))
+    ratio = coarse.factor / grid.factor
+    del ratio
+    height, width = grid.shape
+    return bank[0, :height, :width], np.arctan2(real, imaginary)

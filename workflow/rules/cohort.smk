@@ -1,0 +1,30 @@
+rule cohort_bucket:
+    output:
+        "<cohort>/buckets/{bucket}.parquet",
+    params:
+        slides=bucket_digest,
+    log:
+        "<logs>/cohort/{bucket}.log",
+    conda:
+        "../../envs/cpu.yaml"
+    resources:
+        mem_mb=growing_mem(2000),
+        runtime=growing_time(60),
+    shell:
+        "slidemill cohort --bucket {wildcards.bucket} > {log} 2>&1"
+
+
+rule cohort_table:
+    input:
+        bucket_paths(PLAN.cohort),
+    output:
+        "<cohort>/cohort.parquet",
+    params:
+        sheet=PLAN.sheet_digest(),
+        max_failed=PLAN.config.cohort.max_failed,
+    log:
+        "<logs>/cohort/table.log",
+    conda:
+        "../../envs/cpu.yaml"
+    shell:
+        "slidemill cohort --gather > {log} 2>&1"

@@ -1,0 +1,113 @@
+from slidemill.errors import SlidemillError
+from slidemill.workflow import finish, forced_rules, plan_workflow, start
+from snakemake.exceptions import WorkflowError
+
+try:
+    PLAN = plan_workflow(config)
+except SlidemillError as error:
+    # The message says it all; a traceback of the Snakefile would only bury it.
+    raise WorkflowError(str(error)) from None
+
+if workflow.is_main_process:
+    # `recompute` forces rules as --forcerun does; jobs of a cluster are told what to do anyway.
+    workflow.dag_settings.forcerun = {*workflow.dag_settings.forcerun, *forced_rules(PLAN)}
+
+RUN = {}
+FEATURES = {unit.features.name: unit for unit in PLAN.encoders}
+PRETRAIN = {unit.stage.name: unit for unit in PLAN.pretrain}
+CELLS = {cell.stage.name: cell for cell in PLAN.cells}
+COMPARISONS = {stage.name: task for task, stage in PLAN.evaluate.items()}
+SPLITS = {stage.name: task for task, stage in PLAN.splits.items()}
+
+
+pathvars:
+    cohort=str(PLAN.cohort.folder(PLAN.results)),
+    tissue=str(PLAN.tissue.folder(PLAN.results)),
+    tiles=str(PLAN.results / "tiles"),
+    features=str(PLAN.results / "features"),
+    splits=str(PLAN.results / "splits"),
+    pretrain=str(PLAN.results / "pretrain"),
+    evaluate=str(PLAN.results / "evaluate"),
+    report=str(PLAN.report.folder(PLAN.results)),
+    logs=str(PLAN.results / "logs"),
+
+
+wildcard_constraints:
+    bucket=r"\d+-of-\d+",
+    run=r"[A-Za-z0-9_.-]+",
+
+
+def bucket_digest(wildcards):
+    """What the sheet says of a bucket; a change of it runs the bucket again."""
+    return PLAN.bucket_digest(wildcards.bucket)
+
+
+def bucket_paths(stage):
+    """The buckets' manifests of a stage."""
+    return [str(PLAN.bucket_path(stage, bucket)) for bucket in PLAN.buckets]
+
+
+def stage_files(name):
+    """What has to be there for a stage to be complete."""
+    return [str(path) for path in PLAN.targets(name)]
+
+
+def tiles_buckets(wildcards):
+    return bucket_paths(PLAN.tiles[wildcards.run])
+
+
+def features_tiles(wildcards):
+    """The bucket of tiles that a bucket of features reads."""
+    return str(PLAN.bucket_path(FEATURES[wildcards.run].tiles, wildcards.bucket))
+
+
+def features_buckets(wildcards):
+    return bucket_paths(FEATURES[wildcards.run].features)
+
+
+def pretrain_inputs(wildcards):
+    return [str(path) for path in PLAN.pretrain_inputs(PRETRAIN[wildcards.run])]
+
+
+def evaluate_inputs(wildcards):
+    """A model waits for features and folds, a comparison for its models."""
+    if wildcards.run in CELLS:
+        return [str(path) for path in PLAN.cell_inputs(CELLS[wildcards.run])]
+    return [str(path) for path in PLAN.comparison_inputs(COMPARISONS[wildcards.run])]
+
+
+def split_task(wildcards):
+    return SPLITS[wildcards.run]
+
+
+def growing_mem(base_mb):
+    """Memory that grows with every attempt."""
+
+    def mem(wildcards, attempt):
+        return base_mb * attempt
+
+    return mem
+
+
+def growing_time(minutes):
+    """Run time that grows with every attempt."""
+
+    def runtime(wildcards, attempt):
+        return minutes * attempt
+
+    return runtime
+
+
+onstart:
+    RUN["record"] = start(PLAN)
+
+
+onsuccess:
+    if "record" in RUN:
+        finish(RUN["record"], "success")
+    shell("slidemill summary")
+
+
+onerror:
+    if "record" in RUN:
+        finish(RUN["record"], "error")

@@ -1,0 +1,20 @@
+rule evaluate_run:
+    input:
+        evaluate_inputs,
+    output:
+        "<evaluate>/{run}/metrics.parquet",
+    log:
+        "<logs>/evaluate/{run}.log",
+    conda:
+        "../../envs/cpu.yaml"
+    threads: 1
+    resources:
+        mem_mb=growing_mem(8000),
+        runtime=growing_time(240),
+    shell:
+        "slidemill evaluate --run {wildcards.run} --threads {threads} > {log} 2>&1"
+
+
+rule evaluate:
+    input:
+        stage_files("evaluate"),

@@ -1,0 +1,39 @@
+rule features_bucket:
+    input:
+        cohort="<cohort>/buckets/{bucket}.parquet",
+        tiles=features_tiles,
+    output:
+        "<features>/{run}/buckets/{bucket}.parquet",
+    params:
+        slides=bucket_digest,
+    log:
+        "<logs>/features/{run}/{bucket}.log",
+    conda:
+        "../../envs/gpu.yaml"
+    threads: 1
+    resources:
+        mem_mb=growing_mem(16000),
+        runtime=growing_time(240),
+    shell:
+        "slidemill features --run {wildcards.run} --bucket {wildcards.bucket} "
+        "--threads {threads} > {log} 2>&1"
+
+
+rule features_manifest:
+    input:
+        features_buckets,
+    output:
+        "<features>/{run}/manifest.parquet",
+    params:
+        max_failed=PLAN.config.cohort.max_failed,
+    log:
+        "<logs>/features/{run}/manifest.log",
+    conda:
+        "../../envs/cpu.yaml"
+    shell:
+        "slidemill features --run {wildcards.run} --gather > {log} 2>&1"
+
+
+rule features:
+    input:
+        stage_files("features"),

@@ -1,0 +1,37 @@
+rule tiles_bucket:
+    input:
+        cohort="<cohort>/buckets/{bucket}.parquet",
+        tissue="<tissue>/buckets/{bucket}.parquet",
+    output:
+        "<tiles>/{run}/buckets/{bucket}.parquet",
+    params:
+        slides=bucket_digest,
+    log:
+        "<logs>/tiles/{run}/{bucket}.log",
+    conda:
+        "../../envs/cpu.yaml"
+    resources:
+        mem_mb=growing_mem(4000),
+        runtime=growing_time(60),
+    shell:
+        "slidemill tiles --run {wildcards.run} --bucket {wildcards.bucket} > {log} 2>&1"
+
+
+rule tiles_manifest:
+    input:
+        tiles_buckets,
+    output:
+        "<tiles>/{run}/manifest.parquet",
+    params:
+        max_failed=PLAN.config.cohort.max_failed,
+    log:
+        "<logs>/tiles/{run}/manifest.log",
+    conda:
+        "../../envs/cpu.yaml"
+    shell:
+        "slidemill tiles --run {wildcards.run} --gather > {log} 2>&1"
+
+
+rule tiles:
+    input:
+        stage_files("tiles"),
