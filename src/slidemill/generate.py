@@ -21,6 +21,7 @@ from slidemill.config import Config, Section
 
 DEMO: dict[str, Any] = {
     "cohort": {"max_failed": 0.1},
+    "tiles": {"mpp": 0.5},
     "features": {"encoders": ["hed-texture", "rgb-mean"]},
     "pretrain": {
         "runs": [
@@ -42,7 +43,7 @@ DEMO: dict[str, Any] = {
 
 _HEADER = """\
 # The demo's configuration; every key is here, with what it means.
-# Generated from src/slidemill/config.py by `python -m slidemill.generate`; edit a copy, or this one.
+# Generated from src/slidemill/config.py by `python -m slidemill.generate`; edit it or a copy.
 # yaml-language-server: $schema=workflow/schemas/config.schema.json
 """
 _WIDTH = 98

@@ -21,6 +21,7 @@ from slidemill.artifacts.manifest import (
     write_manifest,
 )
 from slidemill.artifacts.parquet import read_parquet
+from slidemill.config import STAGES
 from slidemill.errors import ConfigError, Problem
 from slidemill.plan import EncoderPlan, Plan
 
@@ -28,11 +29,11 @@ T = TypeVar("T")
 ReadStamp = Callable[[Path], Mapping[str, Any]]
 
 
-def recomputes(plan: Plan, stage: str) -> bool:
-    """Whether a stage computes although its results are there: it was named, or one before it."""
-    order = ("cohort", "tissue", "tiles", "features", "pretrain", "evaluate", "report")
-    named = [order.index(name) for name in plan.config.recompute if name in order]
-    return bool(named) and order.index(stage) >= min(named)
+def not_before(plan: Plan, stage: str) -> float:
+    """Time since when results of a stage count: when it, or one before it, was asked for again."""
+    named = STAGES[: [*STAGES].index(stage) + 1]
+    flags = [plan.recompute_flag(name) for name in named]
+    return max((flag.stat().st_mtime for flag in flags if flag.exists()), default=0.0)
 
 
 def cohort(plan: Plan, buckets: Iterable[str]) -> None:
@@ -118,7 +119,7 @@ def pretrain(plan: Plan, name: str, threads: int) -> Path:
 
     unit = _named(plan.pretrain, name, "pretrain", lambda unit: unit.stage)
     device = choose_device(plan.config.pretrain.device)
-    return run(plan, unit, device, threads, recomputes(plan, "pretrain"))
+    return run(plan, unit, device, threads, not_before(plan, "pretrain"))
 
 
 def evaluate(plan: Plan, name: str, threads: int) -> Path:
@@ -172,7 +173,7 @@ def _loop(
     buckets: Iterable[str],
 ) -> None:
     loop = SlideLoop(
-        stage, plan.results, suffix, compute, read_stamp, recomputes(plan, stage.stage)
+        stage, plan.results, suffix, compute, read_stamp, not_before(plan, stage.stage)
     )
     for bucket in buckets:
         slides = read_parquet(plan.bucket_path(plan.cohort, bucket), "slides")

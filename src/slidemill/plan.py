@@ -163,6 +163,10 @@ class Plan:
         """The report."""
         return self.report.folder(self.results) / "report.html"
 
+    def recompute_flag(self, stage: str) -> Path:
+        """File whose age says since when results of a stage count."""
+        return self.results / "recompute" / stage
+
     def targets(self, stage: str) -> list[Path]:
         """What has to be there for a stage to be complete."""
         cohort = [self.manifest_path(self.cohort)]

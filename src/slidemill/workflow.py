@@ -4,10 +4,13 @@ Imports neither torch nor anything that opens slides: the workflow is parsed aga
 cluster.
 """
 
+import atexit
 import fcntl
 import json
 import os
-from collections.abc import Mapping
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,6 +25,7 @@ CONFIG_VARIABLE = "SLIDEMILL_CONFIG"
 """Environment variable in which the workflow tells its jobs where the configuration is."""
 
 _locks: list[IO[str]] = []
+_renewed: dict[str, Path] = {}
 
 
 def plan_workflow(values: Mapping[str, Any]) -> Plan:
@@ -40,7 +44,12 @@ def plan_workflow(values: Mapping[str, Any]) -> Plan:
 
 def resolved_path(config: Config) -> Path:
     """Where the configuration of a run is kept, command-line changes included."""
-    return Path(config.results) / "configs" / f"{digest_of(config)[:SHORT]}.json"
+    return Path(config.results) / "configs" / f"{digest_of(_lasting(config))[:SHORT]}.json"
+
+
+def _lasting(config: Config) -> dict[str, Any]:
+    """The configuration without what holds for one call only."""
+    return config.model_dump(mode="json", exclude={"recompute"})
 
 
 def start(plan: Plan) -> Path:
@@ -53,7 +62,7 @@ def start(plan: Plan) -> Path:
         UserError: If another run works on the same results.
     """
     _lock(plan.results)
-    write_text(resolved_path(plan.config), canonical_json(plan.config) + "\n")
+    write_text(resolved_path(plan.config), canonical_json(_lasting(plan.config)) + "\n")
     record = run_record(command_line(), plan.config.model_dump(mode="json"))
     return write_run_record(plan.results, record)
 
@@ -80,19 +89,27 @@ def _lock(results: Path) -> None:
     _locks.append(stream)
 
 
-def forced_rules(plan: Plan) -> set[str]:
-    """Names of the rules that `recompute` forces to run."""
-    per_slide = ("cohort", "tissue", "tiles", "features")
-    rules = set()
-    for name in plan.config.recompute:
-        if name in per_slide:
-            rules.add(f"{name}_bucket")
-        elif name == "failed":
-            rules |= {f"{stage}_bucket" for stage in per_slide}
-        elif name == "pretrain":
-            rules.add("pretrain_run")
-        elif name == "evaluate":
-            rules.add("evaluate_run")
-        else:
-            rules.add("write_report")
-    return rules
+def recompute_flags(plan: Plan, stages: Sequence[str], asks: bool, dry: bool) -> list[Path]:
+    """Files whose age says since when results of stages count; a rule has them as input.
+
+    Asking for a stage again renews its file. Results older than it are computed again, also by a
+    later run if this one is killed; a dry run renews nothing, and shows a passing file instead.
+
+    Args:
+        plan: The plan; its configuration says what is to be computed again.
+        stages: Names that `recompute` may have for the rule.
+        asks: Whether this process is the one that was asked (jobs parse the workflow again).
+        dry: Whether nothing may be written.
+    """
+    for stage in stages:
+        if asks and stage in plan.config.recompute and stage not in _renewed:
+            path = plan.recompute_flag(stage)
+            if dry:
+                folder = Path(tempfile.mkdtemp(prefix="slidemill-"))
+                atexit.register(shutil.rmtree, folder, ignore_errors=True)
+                path = folder / stage
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+            _renewed[stage] = path
+    paths = [_renewed.get(stage, plan.recompute_flag(stage)) for stage in stages]
+    return [path for path in paths if path.exists()]

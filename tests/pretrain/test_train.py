@@ -9,6 +9,7 @@ from slidemill.artifacts.formats import PRETRAIN_METRICS
 from slidemill.config import CropsConfig, PretrainRun
 from slidemill.errors import CohortError, CollapseError
 from slidemill.pretrain.bags import ArrayBags, grid_positions
+from slidemill.pretrain.dino import update_teacher
 from slidemill.pretrain.encoder import embed
 from slidemill.pretrain.train import epoch_batches, initial_network, pad, train
 
@@ -34,17 +35,17 @@ def one_thread():
 
 
 def make_bags(count=12, tiles=50, dim=8):
-    """Two kinds: tissue 1 as one compact nest, or finely mixed; each slide has its own stain."""
+    """Two kinds: one tissue as a compact nest, another finely mixed; each slide its own stain."""
     rng = np.random.default_rng(7)
-    tissues = rng.normal(size=(2, dim)) * 2.0
+    tissues = rng.normal(size=(3, dim)) * 2.0
     coords, features = [], []
     for i in range(count):
         square = np.stack(np.meshgrid(np.arange(9), np.arange(9)), axis=-1).reshape(-1, 2)
         grid = square[np.sort(rng.choice(81, size=tiles + i, replace=False))]
         nest = np.abs(grid - rng.integers(3, 6, size=2)).max(axis=1) <= 2
         mixed = rng.random(len(grid)) < 0.6
-        tissue = (nest if KINDS[i] else mixed).astype(int)
-        stain = 0.7 * rng.normal(size=dim)
+        tissue = nest * 2 if KINDS[i] else mixed * 1
+        stain = 0.5 * rng.normal(size=dim)
         noise = 0.7 * rng.normal(size=(len(grid), dim))
         features.append((tissues[tissue] + stain + noise).astype(np.float32))
         coords.append((grid * 448).astype(np.int64))
@@ -98,7 +99,7 @@ def test_embeddings_are_not_collapsed_and_tell_the_kinds_apart(trained, bags):
     cosine = unit @ unit.T
     assert cosine[~np.eye(12, dtype=bool)].mean() < 0.999
     np.fill_diagonal(cosine, -np.inf)
-    assert np.mean(KINDS[cosine.argmax(axis=1)] == KINDS) >= 11 / 12
+    assert np.mean(KINDS[cosine.argmax(axis=1)] == KINDS) >= 10 / 12
 
 
 def test_the_encoder_is_ready_for_use(trained, bags):
@@ -140,16 +141,35 @@ def test_names_of_slides_do_not_matter(bags):
     assert torch.equal(results[0].embed.weight, results[1].embed.weight)
 
 
-def test_prototypes_rest_in_the_first_epoch_and_the_teacher_starts_as_the_student(bags):
-    # With a momentum that rises from 0 the teacher of the last step is nearly the student.
-    run = short(epochs=1, teacher_momentum=0.0, weight_decay=0.0)
-    start = initial_network(bags, run, 5)
-    losses = []
-    result = train(bags, run, device="cpu", seed=5, progress=lambda *args: losses.append(args))
-    assert not torch.equal(result.encoder.embed.weight, start.encoder.embed.weight)
-    assert [done for done, _, _ in losses] == [1, 2, 3]
-    assert {steps for _, steps, _ in losses} == {3}
-    assert [loss for _, _, loss in losses] == result.metrics["loss"].tolist()
+def test_prototypes_rest_in_the_first_epoch(bags, monkeypatch):
+    seen = []
+
+    def watch(teacher, student, momentum):
+        seen.append((student.head.prototypes.detach().clone(), momentum))
+        update_teacher(teacher, student, momentum)
+
+    monkeypatch.setattr("slidemill.pretrain.train.update_teacher", watch)
+    result = train(bags, short(epochs=2), device="cpu", seed=5)
+    start = initial_network(bags, short(), 5).head.prototypes
+    assert [torch.equal(prototypes, start) for prototypes, _ in seen] == [True] * 3 + [False] * 3
+    assert [momentum for _, momentum in seen] == result.metrics["teacher_momentum"].tolist()
+
+
+def test_a_teacher_that_never_moves_is_the_initial_network(bags):
+    run = short(epochs=1, teacher_momentum=1.0 - 1e-12)
+    start = initial_network(bags, run, 5).encoder.state_dict()
+    kept = train(bags, run, device="cpu", seed=5).encoder.state_dict()
+    moved = train(bags, short(epochs=1), device="cpu", seed=5).encoder.state_dict()
+    assert all(torch.allclose(kept[name], start[name], atol=1e-7) for name in start)
+    assert not torch.allclose(moved["embed.weight"], start["embed.weight"], atol=1e-5)
+
+
+def test_progress_is_told_after_every_step(bags):
+    told = []
+    result = train(
+        bags, short(epochs=1), device="cpu", seed=5, progress=lambda *args: told.append(args)
+    )
+    assert told == [(step + 1, 3, loss) for step, loss in enumerate(result.metrics["loss"])]
 
 
 def test_global_crops_alone_and_whole_slides_as_crops(bags):

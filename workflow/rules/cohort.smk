@@ -1,8 +1,8 @@
 rule cohort_bucket:
+    input:
+        recompute=recompute("cohort", "failed"),
     output:
         "<cohort>/buckets/{bucket}.parquet",
-    params:
-        slides=bucket_digest,
     log:
         "<logs>/cohort/{bucket}.log",
     conda:
@@ -10,6 +10,8 @@ rule cohort_bucket:
     resources:
         mem_mb=growing_mem(2000),
         runtime=growing_time(60),
+    params:
+        slides=bucket_digest,
     shell:
         "slidemill cohort --bucket {wildcards.bucket} > {log} 2>&1"
 
@@ -19,12 +21,12 @@ rule cohort_table:
         bucket_paths(PLAN.cohort),
     output:
         "<cohort>/cohort.parquet",
-    params:
-        sheet=PLAN.sheet_digest(),
-        max_failed=PLAN.config.cohort.max_failed,
     log:
         "<logs>/cohort/table.log",
     conda:
         "../../envs/cpu.yaml"
+    params:
+        sheet=PLAN.sheet_digest(),
+        max_failed=PLAN.config.cohort.max_failed,
     shell:
         "slidemill cohort --gather > {log} 2>&1"

@@ -1,5 +1,5 @@
 from slidemill.errors import SlidemillError
-from slidemill.workflow import finish, forced_rules, plan_workflow, start
+from slidemill.workflow import finish, plan_workflow, recompute_flags, start
 from snakemake.exceptions import WorkflowError
 
 try:
@@ -7,10 +7,6 @@ try:
 except SlidemillError as error:
     # The message says it all; a traceback of the Snakefile would only bury it.
     raise WorkflowError(str(error)) from None
-
-if workflow.is_main_process:
-    # `recompute` forces rules as --forcerun does; jobs of a cluster are told what to do anyway.
-    workflow.dag_settings.forcerun = {*workflow.dag_settings.forcerun, *forced_rules(PLAN)}
 
 RUN = {}
 FEATURES = {unit.features.name: unit for unit in PLAN.encoders}
@@ -45,6 +41,18 @@ def bucket_digest(wildcards):
 def bucket_paths(stage):
     """The buckets' manifests of a stage."""
     return [str(PLAN.bucket_path(stage, bucket)) for bucket in PLAN.buckets]
+
+
+def recompute(*stages):
+    """Input that makes a rule run again when `--config recompute=` names one of its stages."""
+
+    def flags(wildcards):
+        asks = workflow.is_main_process
+        return [
+            str(path) for path in recompute_flags(PLAN, stages, asks, workflow.dryrun)
+        ]
+
+    return flags
 
 
 def stage_files(name):

@@ -1,6 +1,7 @@
 rule evaluate_run:
     input:
         evaluate_inputs,
+        recompute=recompute("evaluate"),
     output:
         "<evaluate>/{run}/metrics.parquet",
     log:

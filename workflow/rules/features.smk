@@ -2,10 +2,9 @@ rule features_bucket:
     input:
         cohort="<cohort>/buckets/{bucket}.parquet",
         tiles=features_tiles,
+        recompute=recompute("features", "failed"),
     output:
         "<features>/{run}/buckets/{bucket}.parquet",
-    params:
-        slides=bucket_digest,
     log:
         "<logs>/features/{run}/{bucket}.log",
     conda:
@@ -14,6 +13,8 @@ rule features_bucket:
     resources:
         mem_mb=growing_mem(16000),
         runtime=growing_time(240),
+    params:
+        slides=bucket_digest,
     shell:
         "slidemill features --run {wildcards.run} --bucket {wildcards.bucket} "
         "--threads {threads} > {log} 2>&1"
@@ -24,12 +25,12 @@ rule features_manifest:
         features_buckets,
     output:
         "<features>/{run}/manifest.parquet",
-    params:
-        max_failed=PLAN.config.cohort.max_failed,
     log:
         "<logs>/features/{run}/manifest.log",
     conda:
         "../../envs/cpu.yaml"
+    params:
+        max_failed=PLAN.config.cohort.max_failed,
     shell:
         "slidemill features --run {wildcards.run} --gather > {log} 2>&1"
 

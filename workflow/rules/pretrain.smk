@@ -1,6 +1,7 @@
 rule pretrain_run:
     input:
         pretrain_inputs,
+        recompute=recompute("pretrain"),
     output:
         "<pretrain>/{run}/manifest.parquet",
     log:

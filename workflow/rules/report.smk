@@ -4,6 +4,7 @@ rule write_report:
         stage_files("features"),
         stage_files("pretrain"),
         stage_files("evaluate"),
+        recompute=recompute("report"),
     output:
         "<report>/report.html",
     log:

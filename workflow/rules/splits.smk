@@ -3,11 +3,11 @@ rule splits:
         "<cohort>/cohort.parquet",
     output:
         "<splits>/{run}/splits.parquet",
-    params:
-        task=split_task,
     log:
         "<logs>/splits/{run}.log",
     conda:
         "../../envs/cpu.yaml"
+    params:
+        task=split_task,
     shell:
         "slidemill splits --task {params.task} > {log} 2>&1"

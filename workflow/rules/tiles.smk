@@ -2,10 +2,9 @@ rule tiles_bucket:
     input:
         cohort="<cohort>/buckets/{bucket}.parquet",
         tissue="<tissue>/buckets/{bucket}.parquet",
+        recompute=recompute("tiles", "failed"),
     output:
         "<tiles>/{run}/buckets/{bucket}.parquet",
-    params:
-        slides=bucket_digest,
     log:
         "<logs>/tiles/{run}/{bucket}.log",
     conda:
@@ -13,6 +12,8 @@ rule tiles_bucket:
     resources:
         mem_mb=growing_mem(4000),
         runtime=growing_time(60),
+    params:
+        slides=bucket_digest,
     shell:
         "slidemill tiles --run {wildcards.run} --bucket {wildcards.bucket} > {log} 2>&1"
 
@@ -22,12 +23,12 @@ rule tiles_manifest:
         tiles_buckets,
     output:
         "<tiles>/{run}/manifest.parquet",
-    params:
-        max_failed=PLAN.config.cohort.max_failed,
     log:
         "<logs>/tiles/{run}/manifest.log",
     conda:
         "../../envs/cpu.yaml"
+    params:
+        max_failed=PLAN.config.cohort.max_failed,
     shell:
         "slidemill tiles --run {wildcards.run} --gather > {log} 2>&1"
 

@@ -1,10 +1,9 @@
 rule tissue_bucket:
     input:
-        "<cohort>/buckets/{bucket}.parquet",
+        cohort="<cohort>/buckets/{bucket}.parquet",
+        recompute=recompute("tissue", "failed"),
     output:
         "<tissue>/buckets/{bucket}.parquet",
-    params:
-        slides=bucket_digest,
     log:
         "<logs>/tissue/{bucket}.log",
     conda:
@@ -12,6 +11,8 @@ rule tissue_bucket:
     resources:
         mem_mb=growing_mem(4000),
         runtime=growing_time(120),
+    params:
+        slides=bucket_digest,
     shell:
         "slidemill tissue --bucket {wildcards.bucket} > {log} 2>&1"
 
@@ -21,12 +22,12 @@ rule tissue_manifest:
         bucket_paths(PLAN.tissue),
     output:
         "<tissue>/manifest.parquet",
-    params:
-        max_failed=PLAN.config.cohort.max_failed,
     log:
         "<logs>/tissue/manifest.log",
     conda:
         "../../envs/cpu.yaml"
+    params:
+        max_failed=PLAN.config.cohort.max_failed,
     shell:
         "slidemill tissue --gather > {log} 2>&1"
 

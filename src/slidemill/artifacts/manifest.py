@@ -59,7 +59,7 @@ class SlideLoop:
             `task.path` last, so that the file's presence means that the slide is done.
         read_stamp: The `item_digest` and the `count` of a slide's file; raises ArtifactError if
             the file is missing or not readable.
-        overwrite: Whether slides are computed although their results are there.
+        not_before: Results of before this time (seconds since the epoch) do not count.
     """
 
     stage: StageId
@@ -67,7 +67,7 @@ class SlideLoop:
     suffix: str
     compute: Callable[[SlideTask], int]
     read_stamp: Callable[[Path], Mapping[str, Any]]
-    overwrite: bool = False
+    not_before: float = 0.0
 
     def run(
         self, slides: pd.DataFrame, upstream: pd.DataFrame, upstream_stage: StageId
@@ -112,7 +112,7 @@ class SlideLoop:
 
     def _one(self, task: SlideTask, folder: Path) -> dict[str, Any]:
         started = time.perf_counter()
-        reused = not self.overwrite and self._is_done(task)
+        reused = self._is_done(task)
         try:
             count = None if reused else self.compute(task)
         except SlideError as error:
@@ -135,7 +135,8 @@ class SlideLoop:
             found = self.read_stamp(task.path)
         except ArtifactError:
             return False
-        return bool(found["item_digest"] == task.stamp.item_digest)
+        young = task.path.stat().st_mtime >= self.not_before
+        return young and bool(found["item_digest"] == task.stamp.item_digest)
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:

@@ -67,7 +67,7 @@ class _Subset:
         return self.store.features(self.indices[i], rows)
 
 
-def run(plan: Plan, unit: PretrainPlan, device: str, threads: int, overwrite: bool) -> Path:
+def run(plan: Plan, unit: PretrainPlan, device: str, threads: int, not_before: float) -> Path:
     """Train a slide encoder and embed every slide; returns the path of the manifest.
 
     Raises:
@@ -90,7 +90,7 @@ def run(plan: Plan, unit: PretrainPlan, device: str, threads: int, overwrite: bo
     inputs = {"features": unit.stage.item_digest(used)}
     stamp = unit.stage.stamp("", inputs)
     path = folder / "checkpoint.safetensors"
-    if overwrite or not _is_done(path, stamp):
+    if not _is_done(path, stamp, not_before):
         _train(unit, _Subset(store, indices), device, path, stamp)
         people = trained_on[trained_on["slide_id"].isin([name for name, _ in used])]
         _write_patients(folder / "patients.json", people)
@@ -169,10 +169,12 @@ def _read_metadata(path: Path) -> dict[str, Any]:
     return facts
 
 
-def _is_done(path: Path, stamp: Stamp) -> bool:
+def _is_done(path: Path, stamp: Stamp, not_before: float) -> bool:
     try:
         found = _read_metadata(path)
     except ArtifactError:
+        return False
+    if path.stat().st_mtime < not_before:
         return False
     others = (path.parent / name for name in ("metrics.parquet", "patients.json"))
     return found.get("item_digest") == stamp.item_digest and all(o.is_file() for o in others)
