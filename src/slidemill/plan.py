@@ -170,13 +170,16 @@ class Plan:
     def targets(self, stage: str) -> list[Path]:
         """What has to be there for a stage to be complete."""
         cohort = [self.manifest_path(self.cohort)]
+        tissue = [*cohort, self.manifest_path(self.tissue)]
+        tiles = [*tissue, *(self.manifest_path(one) for one in self.tiles.values())]
+        features = [*tiles, *(self.manifest_path(unit.features) for unit in self.encoders)]
         return {
             "cohort": cohort,
-            "tissue": [*cohort, self.manifest_path(self.tissue)],
-            "tiles": [self.manifest_path(stage) for stage in self.tiles.values()],
-            "features": [self.manifest_path(unit.features) for unit in self.encoders],
+            "tissue": tissue,
+            "tiles": tiles,
+            "features": features,
             "pretrain": [self.manifest_path(unit.stage) for unit in self.pretrain],
-            "evaluate": [self.metrics_path(stage) for stage in self.evaluate.values()],
+            "evaluate": [self.metrics_path(one) for one in self.evaluate.values()],
             "report": [self.report_path()],
         }[stage]
 

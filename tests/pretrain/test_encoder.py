@@ -87,6 +87,17 @@ def test_the_embedding_is_the_first_of_all_tokens(encoder):
     torch.testing.assert_close(tokens[:, 0], embedding)
 
 
+def test_every_parameter_shapes_the_embedding(encoder):
+    features, grid = (torch.from_numpy(array)[None] for array in bag(12))
+    encoder(features, grid).square().sum().backward()
+    idle = [
+        name
+        for name, parameter in encoder.named_parameters()
+        if parameter.grad is None or parameter.grad.abs().max() == 0.0
+    ]
+    assert idle == []
+
+
 def test_order_does_not_matter_but_places_do(encoder):
     features, grid = bag(20)
     order = np.random.default_rng(1).permutation(20)

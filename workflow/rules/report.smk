@@ -1,6 +1,5 @@
 rule write_report:
     input:
-        stage_files("tissue"),
         stage_files("features"),
         stage_files("pretrain"),
         stage_files("evaluate"),

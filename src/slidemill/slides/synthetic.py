@@ -11,6 +11,7 @@ spec and seed give the same pixels.
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -19,13 +20,14 @@ from PIL import Image, ImageDraw
 from scipy.ndimage import distance_transform_edt, gaussian_filter, map_coordinates
 from scipy.spatial import cKDTree
 from shapely import affinity
-from shapely.geometry import Point, Polygon, box
+from shapely.geometry import LineString, Point, Polygon, box
 from shapely.geometry.base import BaseGeometry
-from shapely.ops import unary_union
+from shapely.ops import substring, unary_union
 from skimage.color import rgb_from_hed
 
 Field = npt.NDArray[np.float32]
 
+LUMINA_PER_MM2 = 14.0
 NUCLEI_PER_MM2 = 1700.0
 """Nuclei that are proposed outside foci on a slide of usual cellularity."""
 FOCUS_DENSITY = 3.5
@@ -55,6 +57,9 @@ class SlideSpec:
         eosin: Strength of the eosin; 1 is usual.
         pen: Colour of a pen mark, or None.
         blurred: Whether a patch is out of focus.
+
+    Raises:
+        ValueError: If a slide without tissue is positive or blurred.
     """
 
     width_px: int
@@ -67,6 +72,10 @@ class SlideSpec:
     eosin: float = 1.0
     pen: Literal["blue", "green", "black"] | None = None
     blurred: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.tissue and (self.positive or self.blurred):
+            raise ValueError("a slide without tissue can be neither positive nor blurred")
 
 
 @dataclass(frozen=True)
@@ -119,7 +128,9 @@ class _Grid:
         if inside.all() or not inside.any():
             return np.where(inside, inner, -1e6).astype(np.float32)
         outer = distance_transform_edt(~inside, sampling=self.step_um)
-        return np.asarray(inner - outer, dtype=np.float32)
+        # The distance between whole cells has steps, which would show in the outline.
+        smooth: Field = gaussian_filter((inner - outer).astype(np.float32), 1.2)
+        return smooth
 
     def onto(self, other: "_Grid", field: Field) -> Field:
         """A field of this grid on a finer one, interpolated."""
@@ -140,11 +151,12 @@ def paint_slide(spec: SlideSpec, seed: int) -> PaintedSlide:
     rng = np.random.default_rng(seed)
     layout, full = _Grid(spec, _LAYOUT_UM), _Grid(spec, spec.mpp_x)
     pieces = _pieces(spec, rng) if spec.tissue else Polygon()
-    foci = _foci(pieces, rng) if spec.positive and spec.tissue else Polygon()
+    foci = _foci(pieces, rng) if spec.positive else Polygon()
     depth = np.full(layout.shape, -1e6, dtype=np.float32)
     haematoxylin = eosin = np.zeros(full.shape, dtype=np.float32)
     if spec.tissue:
-        lumina = unary_union([_lumen(p, rng) for p in _inner_points(pieces, pieces.area, rng)])
+        count = max(3, round(pieces.area * LUMINA_PER_MM2 / 1e6))
+        lumina = unary_union([_lumen(p, rng) for p in _inner_points(pieces, count, rng)])
         wall = -layout.depth(lumina)
         rough = 7.0 * layout.noise(rng, 12.0) + 12.0 * layout.noise(rng, 45.0)
         depth = np.minimum(layout.depth(pieces) + rough, wall + 0.25 * rough)
@@ -155,7 +167,7 @@ def paint_slide(spec: SlideSpec, seed: int) -> PaintedSlide:
     if spec.blurred:
         _blur_patch(pixels, spec, pieces, rng)
     if spec.pen is not None:
-        _draw_pen(pixels, spec, layout, pieces, rng)
+        _draw_pen(pixels, spec, _INKS[spec.pen], layout, pieces, rng)
     to_px = affinity.scale(foci, 1 / spec.mpp_x, 1 / spec.mpp_y, origin=(0, 0))
     return PaintedSlide(pixels, depth > 0, layout.factor, _polygons(to_px))
 
@@ -192,19 +204,17 @@ def _pieces(spec: SlideSpec, rng: np.random.Generator) -> BaseGeometry:
             height * rng.uniform(0.33, 0.42),
             rough=0.3,
         )
-        for left, right in zip(edges[:-1], edges[1:], strict=True)
+        for left, right in pairwise(edges.tolist())
     ]
     margin = 0.02 * min(width, height)
     return unary_union(outlines) & box(margin, margin, width - margin, height - margin)
 
 
-def _inner_points(
-    geometry: BaseGeometry, area_um2: float, rng: np.random.Generator, per_mm2: float = 14.0
-) -> list[Point]:
-    """Uniform random points in a geometry, um; at least 3."""
+def _inner_points(geometry: BaseGeometry, count: int, rng: np.random.Generator) -> list[Point]:
+    """Uniform random points in a geometry, um."""
     left, top, right, bottom = geometry.bounds
     points: list[Point] = []
-    while len(points) < max(3, area_um2 * per_mm2 / 1e6):
+    while len(points) < count:
         point = Point(rng.uniform(left, right), rng.uniform(top, bottom))
         if geometry.contains(point):
             points.append(point)
@@ -223,7 +233,7 @@ def _foci(pieces: BaseGeometry, rng: np.random.Generator) -> BaseGeometry:
     ground = pieces.buffer(-min(15.0, 0.02 * math.sqrt(pieces.area)))
     blobs: list[Polygon] = []
     for _ in range(int(rng.integers(1, 4))):
-        candidates = _inner_points(ground, 30.0, rng, per_mm2=1e6)
+        candidates = _inner_points(ground, 30, rng)
         clear = [
             min([p.distance(ground.boundary), *(p.distance(other) / 2 for other in blobs)])
             for p in candidates
@@ -254,9 +264,10 @@ def _stroma(
     strength = 1.0 + 0.12 * layout.noise(rng, 250.0)
     red = 1.0 + 0.15 * layout.noise(rng, 120.0)
     spread = math.sqrt(pieces.area)
-    for centre in _inner_points(pieces, 0.0, rng)[: int(rng.integers(1, 4))]:
+    for centre in _inner_points(pieces, int(rng.integers(1, 4)), rng):
         # A patch of stronger stain: it is in both classes, so colour is no sign of a focus.
-        patch = _blob(rng, centre.x, centre.y, *(spread * rng.uniform(0.1, 0.22, 2)), 0.25)
+        radius_x, radius_y = (spread * rng.uniform(0.1, 0.22, 2)).tolist()
+        patch = _blob(rng, centre.x, centre.y, radius_x, radius_y, 0.25)
         soft = 0.5 + 0.5 * np.tanh(layout.depth(patch) / 40.0)
         field = red if rng.random() < 0.5 else strength
         field += soft * rng.uniform(0.25, 0.45)
@@ -265,27 +276,30 @@ def _stroma(
     fibres = _fibres(fine, layout, rng) * (1.0 - 0.7 * layout.onto(fine, gland))
     cover = np.clip(layout.onto(fine, depth) / 4.0 + 0.5 + 0.25 * fibres, 0.0, 1.0)
     dye = cover * layout.onto(fine, strength)
-    body = np.clip(1.0 + 0.36 * fibres, 0.08, 1.8)
-    eosin = dye * body * layout.onto(fine, red) * (0.19 * spec.eosin)
-    blue = dye * layout.onto(fine, 0.045 + 0.10 * gland) * (0.6 + 0.4 * body) * spec.haematoxylin
+    body = np.clip(1.0 + 0.34 * fibres, 0.08, 1.8)
+    eosin = dye * body * layout.onto(fine, red) * (0.165 * spec.eosin)
+    ground = layout.onto(fine, np.asarray(0.045 + 0.13 * gland, dtype=np.float32))
+    blue = dye * ground * (0.6 + 0.4 * body) * spec.haematoxylin
     return fine.onto(full, blue).copy(), fine.onto(full, eosin)
 
 
 def _fibres(fine: _Grid, layout: _Grid, rng: np.random.Generator) -> Field:
     """Wavy fibres: noise that is stretched along a direction and bent; mean 0, deviation about 1.
 
-    Both sums of a coarse and a fine texture are read from one periodic field of noise.
+    Fibrils, the bundles that they run in and a fine grain are read from one periodic noise.
     """
     white = rng.standard_normal((1024, 1024), dtype=np.float32)
     texture = gaussian_filter(white, 1.5, mode="wrap") * (1.5 * math.sqrt(4 * math.pi))
     y, x = np.ogrid[: fine.shape[0], : fine.shape[1]]
     y, x = (y * fine.step_um[0]).astype(np.float32), (x * fine.step_um[1]).astype(np.float32)
     angle = rng.uniform(0, math.pi)
-    bend = 90.0 * layout.noise(rng, 130.0) + 14.0 * layout.noise(rng, 28.0)
+    # Gradients of the bend stay below 1: where it undid the direction, fibres would end in a pool.
+    bend = 55.0 * layout.noise(rng, 140.0) + 5.0 * layout.noise(rng, 26.0)
     across = layout.onto(fine, bend) + (y * math.cos(angle) - x * math.sin(angle))
     along = x * math.cos(angle) + y * math.sin(angle)
     result = np.zeros(fine.shape, dtype=np.float32)
-    for width_um, length_um, weight in ((1.2, 14.0, 0.65), (4.5, 45.0, 0.75)):
+    scales = ((0.9, 9.0, 0.65), (3.2, 30.0, 0.6), (0.7, 0.9, 0.45))
+    for width_um, length_um, weight in scales:
         at = np.stack([across / width_um, along / length_um])
         result += weight * map_coordinates(texture, at, order=1, mode="grid-wrap", prefilter=False)
     return result
@@ -311,7 +325,7 @@ def _add_nuclei(
     row, column = row[order], column[order]
     at = (np.stack([row, column], 1) + rng.random((row.size, 2))) * layout.step_um
     pairs = cKDTree(at).query_pairs(CROWDING_UM, output_type="ndarray")
-    keep = np.setdiff1d(np.arange(row.size), pairs.max(axis=1)) if pairs.size else order.argsort()
+    keep = np.setdiff1d(np.arange(row.size), pairs[:, 1])  # the later one of each pair
     larger = np.where(focus[row[keep], column[keep]], FOCUS_SIZE, 1.0)
     strength = spec.haematoxylin * rng.uniform(0.5, 0.85, keep.size)
     for first in range(0, keep.size, 256):
@@ -350,7 +364,6 @@ def _stamp(
     clumps *= math.sqrt(4 * math.pi) * 0.55 / mpp.mean()
     chromatin = 0.86 + 0.16 * clumps + 0.2 * np.clip(radius, 0, 1) ** 4
     density = inside * chromatin * strength[:, None, None]
-    height, width = haematoxylin.shape
     for (cy, cx), patch in zip(centre.tolist(), density, strict=True):
         top, left = max(0, cy - half), max(0, cx - half)
         ground = haematoxylin[top : cy + half + 1, left : cx + half + 1]
@@ -363,7 +376,7 @@ def _expose(
 ) -> npt.NDArray[np.uint8]:
     """Light through both stains (Beer-Lambert), with the noise of a camera."""
     # Eosin on a slide is warmer than its vector; part of the third vector stands for that.
-    vectors = (rgb_from_hed[0], rgb_from_hed[1] + 0.45 * rgb_from_hed[2])
+    vectors = (rgb_from_hed[0], rgb_from_hed[1] + 0.7 * rgb_from_hed[2])
     grain = rng.standard_normal(lamp.shape, dtype=np.float32) * 1.6
     pixels = np.empty((*lamp.shape, 3), dtype=np.uint8)
     for channel, tint in enumerate((1.003, 1.0, 1.006)):
@@ -377,7 +390,7 @@ def _blur_patch(
     pixels: npt.NDArray[np.uint8], spec: SlideSpec, pieces: BaseGeometry, rng: np.random.Generator
 ) -> None:
     """Put a round patch out of focus, in place."""
-    centre = _inner_points(pieces, 0.0, rng)[0]
+    centre = _inner_points(pieces, 1, rng)[0]
     radius = 0.14 * math.sqrt(pieces.area) * rng.uniform(0.9, 1.4)
     left, right = ((centre.x + side * radius) / spec.mpp_x for side in (-1, 1))
     top, bottom = ((centre.y + side * radius) / spec.mpp_y for side in (-1, 1))
@@ -395,111 +408,28 @@ def _blur_patch(
 def _draw_pen(
     pixels: npt.NDArray[np.uint8],
     spec: SlideSpec,
+    ink_light: tuple[float, float, float],
     layout: _Grid,
     pieces: BaseGeometry,
     rng: np.random.Generator,
 ) -> None:
     """Draw one to three strokes of ink along the tissue's edge or on the glass, in place."""
-    size_um = math.sqrt(spec.width_px * spec.mpp_x * spec.height_px * spec.mpp_y)
-    image = Image.new("L", layout.shape[::-1])
-    draw = ImageDraw.Draw(image)
-    outline = max(_polygons(pieces), key=lambda p: p.area).exterior if spec.tissue else None
+    width_um, height_um = spec.width_px * spec.mpp_x, spec.height_px * spec.mpp_y
+    size_um = math.sqrt(width_um * height_um)
+    strokes = []
     for _ in range(int(rng.integers(1, 4))):
-        start, span = rng.random(), rng.uniform(0.06, 0.14)
-        along = np.linspace(start, start + span, 24)
-        if outline is None:
-            line = np.stack([along, np.full(24, rng.random())], 1) % 1.0 * size_um
+        if spec.tissue:
+            outline = LineString(max(_polygons(pieces), key=lambda piece: piece.area).exterior)
+            start = rng.uniform(0.0, 0.85)
+            line = substring(outline, start, start + rng.uniform(0.06, 0.14), normalized=True)
+            line = affinity.translate(line, *rng.normal(0.0, 0.02 * size_um, 2).tolist())
         else:
-            line = np.array([outline.interpolate(s % 1.0, normalized=True).coords[0] for s in along])
-            line += rng.normal(0.0, 0.02 * size_um, 2)
-        cells = line / layout.step_um[::-1]
-        width = max(2, round(rng.uniform(0.014, 0.03) * size_um / layout.step_um[1]))
-        draw.line(cells.ravel().tolist(), fill=255, width=width, joint="curve")
-    ink = gaussian_filter(np.asarray(image, dtype=np.float32) / 255, 1.5)
-    ink *= np.clip(0.9 + 0.08 * layout.noise(rng, 10.0), 0.0, 1.0)
-    top, left = (int(np.flatnonzero((ink > 0.01).any(axis=a))[0]) for a in (1, 0))
-    strokes = layout.onto(_Grid(spec, spec.mpp_x), ink)
-    del top, left
-    for channel, passed in enumerate(_INKS[spec.pen or "black"]):
-        light = pixels[..., channel] * np.exp(np.float32(math.log(passed)) * strokes)
-        pixels[..., channel] = np.rint(light)
-
-
-def _depth(
-    grid: _Grid, pieces: BaseGeometry, rng: np.random.Generator
-) -> tuple[Field, npt.NDArray[np.bool_]]:
-    """Depth of each cell within the tissue, um, negative outside, and the rims of lumina."""
-    lumina = np.zeros(grid.shape, dtype=np.bool_)
-    for point in _inner_points(pieces, max(2, round(pieces.area * 14e-6)), rng):
-        radius = rng.uniform(10.0, 42.0)
-        blob = _blob(rng, point.x, point.y, radius, radius * rng.uniform(0.5, 1.0), 0.35)
-        lumina |= grid.raster(blob)
-    inside = grid.raster(pieces) & ~lumina
-    depth = distance_transform_edt(inside, sampling=grid.step_um)
-    depth -= distance_transform_edt(~inside, sampling=grid.step_um)
-    ragged = 2.0 * grid.noise(rng, 9.0) + 2.5 * grid.noise(rng, 30.0)
-    rim = distance_transform_edt(~lumina, sampling=grid.step_um) < 13.0
-    return (gaussian_filter(depth, 1.0) + ragged).astype(np.float32), rim & inside
-
-
-def _stains(
-    spec: SlideSpec,
-    grid: _Grid,
-    pieces: BaseGeometry,
-    foci: BaseGeometry,
-    depth: Field,
-    rim: npt.NDArray[np.bool_],
-    rng: np.random.Generator,
-) -> tuple[Field, Field]:
-    """Concentrations of haematoxylin and eosin at level 0, in optical density."""
-    size = (spec.height_px, spec.width_px)
-    texture, angle = _fibres(spec, rng)
-    density = rng.uniform(0.75, 1.3) * np.exp(0.25 * grid.noise(rng, 90.0))
-    density = density * np.where(rim, 1.8, 1.0)
-    nuclei = _nuclei(spec, grid, density, grid.raster(foci), depth, angle, rng)
-    strong, pink = _patches(grid, pieces, rng), _patches(grid, pieces, rng)
-    epithelial = gaussian_filter(rim.astype(np.float32), 1.0)
-    gain = np.exp(0.10 * grid.noise(rng, 150.0)) * (1 + 0.45 * strong)
-    eosin = spec.eosin * gain * (1 + 0.6 * pink) * np.exp(0.12 * grid.noise(rng, 40.0))
-    blue = spec.haematoxylin * gain * (0.045 + 0.09 * epithelial)
-    cover = np.clip(0.5 + grid.enlarge(depth, *size) / 2.0, 0, 1)
-    body = cover * (1 + texture)
-    haematoxylin = grid.enlarge(blue, *size) * body
-    haematoxylin += nuclei * grid.enlarge(spec.haematoxylin * gain, *size)
-    # Chromatin leaves little room for what eosin binds to.
-    body *= 1 - 0.7 * np.minimum(nuclei / 0.4, 1)
-    body *= grid.enlarge(0.26 * eosin, *size)
-    return haematoxylin, body
-
-
-def _patches(grid: _Grid, pieces: BaseGeometry, rng: np.random.Generator) -> Field:
-    """Up to three soft patches, 0 to 1, somewhere in the tissue."""
-    patches = np.zeros(grid.shape, dtype=np.float32)
-    for point in _inner_points(pieces, int(rng.integers(1, 4)), rng):
-        radius = math.sqrt(pieces.area) * rng.uniform(0.08, 0.2)
-        patches[grid.raster(_blob(rng, point.x, point.y, radius, radius, 0.3))] = rng.uniform(0.5, 1)
-    return gaussian_filter(patches, [25.0 / step for step in grid.step_um])
-
-
-def _fibres(spec: SlideSpec, rng: np.random.Generator) -> tuple[Field, Field]:
-    """Relative variation of the stroma at level 0, and the fibres' angle on their own grid, rad."""
-    grid = _grid(spec, FIBRE_UM)
-    y, x = (np.fft.fftfreq(_FIBRE_PERIOD, step)[:, None] for step in (grid.step_um[0],) * 2)
-    x = x.T
-    bank = np.empty((_FIBRE_ORIENTATIONS, _FIBRE_PERIOD, _FIBRE_PERIOD), dtype=np.float32)
-    for k in range(_FIBRE_ORIENTATIONS):
-        turn = math.pi * k / _FIBRE_ORIENTATIONS
-        along = x * math.cos(turn) + y * math.sin(turn)
-        across = y * math.cos(turn) - x * math.sin(turn)
-        # Fine fibrils and the bundles that they run in.
-        fine = np.exp(-2 * math.pi**2 * ((18.0 * along) ** 2 + (1.1 * across) ** 2))
-        bundle = np.exp(-2 * math.pi**2 * ((32.0 * along) ** 2 + (3.2 * across) ** 2))
-        white = np.fft.fft2(rng.standard_normal(bank.shape[1:], dtype=np.float32))
-        wave = np.fft.ifft2(white * (fine + 2.0 * bundle)).real
-        bank[k] = wave / wave.std()
-    coarse = _grid(spec, LAYOUT_UM)
-    real, imaginary = (coarse.noise(rng, 70.0) for _ in range(2))
-    ratio = coarse.factor / grid.factor
-    del ratio
-    height, width = grid.shape
-    return bank[0, :height, :width], np.arctan2(real, imaginary)
+            x, y = rng.uniform(0.2, 0.8, 2) * (width_um, height_um)
+            line = LineString([(x, y), (x + rng.uniform(0.1, 0.3) * size_um, y)])
+        strokes.append(line.buffer(rng.uniform(0.012, 0.024) * size_um))
+    edge = layout.depth(unary_union(strokes)) + 3.0 * layout.noise(rng, 8.0)
+    ink = np.clip(edge / 6.0 + 0.5, 0.0, 1.0) * (0.85 + 0.08 * layout.noise(rng, 14.0))
+    amount = layout.onto(_Grid(spec, spec.mpp_x), ink)
+    for channel, passed in enumerate(ink_light):
+        light = pixels[..., channel] * np.exp(np.float32(math.log(passed)) * amount)
+        pixels[..., channel] = np.clip(np.rint(light), 0, 255)
