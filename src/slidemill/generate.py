@@ -34,6 +34,7 @@ DEMO: dict[str, Any] = {
                 "epochs": 40,
                 "batch_slides": 16,
                 "learning_rate": 0.001,
+                "teacher_momentum": 0.98,
             }
         ]
     },

@@ -132,7 +132,7 @@ class _Grid:
         smooth: Field = gaussian_filter((inner - outer).astype(np.float32), 1.2)
         return smooth
 
-    def onto(self, other: "_Grid", field: Field) -> Field:
+    def onto(self, other: "_Grid", field: npt.NDArray[np.floating]) -> Field:
         """A field of this grid on a finer one, interpolated."""
         scale = other.factor / self.factor
         height, width = other.shape
@@ -278,7 +278,7 @@ def _stroma(
     dye = cover * layout.onto(fine, strength)
     body = np.clip(1.0 + 0.34 * fibres, 0.08, 1.8)
     eosin = dye * body * layout.onto(fine, red) * (0.165 * spec.eosin)
-    ground = layout.onto(fine, np.asarray(0.045 + 0.13 * gland, dtype=np.float32))
+    ground = layout.onto(fine, 0.045 + 0.13 * gland)
     blue = dye * ground * (0.6 + 0.4 * body) * spec.haematoxylin
     return fine.onto(full, blue).copy(), fine.onto(full, eosin)
 

@@ -1,0 +1,102 @@
+import numpy as np
+import openslide
+import pytest
+
+from slidemill.errors import SlideCode, SlideError
+from slidemill.slides.overview import read_overview
+from slidemill.slides.reader import Slide, on_white
+from slidemill.slides.regions import Region, read_region
+
+
+def code(path):
+    with pytest.raises(SlideError) as caught, Slide(path):
+        pass
+    return caught.value
+
+
+def test_a_pyramid(disc_slide, disc_pixels):
+    with Slide(disc_slide) as slide:
+        assert slide.dimensions == (1000, 800)
+        assert slide.level_downsamples[:2] == (1.0, 2.0)
+        assert slide.vendor == "generic-tiff"
+        pixels = slide.read(0, 0, 0, 1000, 800).astype(int)
+    assert np.abs(pixels - disc_pixels).mean() < 2
+
+
+def test_the_coarsest_level_that_is_fine_enough(disc_slide):
+    with Slide(disc_slide) as slide:
+        assert [slide.best_level(d) for d in (0.9, 1.0, 1.99, 2.0, 3.0)] == [0, 0, 0, 1, 1]
+
+
+def test_outside_is_white(disc_slide):
+    with Slide(disc_slide) as slide:
+        assert (slide.read(0, 2000, 2000, 8, 8) == 255).all()
+        assert (slide.read(0, -8, -8, 8, 8) == 255).all()
+        corner = read_region(slide, Region(990, 790, 20, 20), 20, 20)
+    assert (corner[10:] == 255).all()
+    assert (corner[:, 10:] == 255).all()
+    assert (corner[:10, :10] < 250).all()
+
+
+def test_transparency_is_composited_on_white():
+    rgba = np.array([[[10, 20, 30, 255], [10, 20, 30, 0], [0, 0, 0, 51]]], np.uint8)
+    assert on_white(rgba).tolist() == [[[10, 20, 30], [255, 255, 255], [204, 204, 204]]]
+
+
+def test_a_region_is_where_it_says_at_every_scale(disc_slide):
+    """The disc's left edge at x = 200 shows at the right place, within a pixel."""
+    with Slide(disc_slide) as slide:
+        for downsample in (1.0, 1.002, 1.37, 2.0, 2.9948, 3.9896):
+            size = round(400 / downsample)
+            row = read_region(slide, Region(100, 399, 400, 2 * downsample), size, 2)[0]
+            edge = np.argmax(row[:, 1] < 190)
+            assert abs(edge * 400 / size - 100) <= max(1.5 * downsample, 2)
+
+
+def test_finer_than_the_slide_is_refused_beyond_a_tolerance(disc_slide):
+    with Slide(disc_slide) as slide:
+        assert read_region(slide, Region(0, 0, 100, 100), 105, 105).shape == (105, 105, 3)
+        with pytest.raises(SlideError) as caught:
+            read_region(slide, Region(0, 0, 100, 100), 200, 200)
+    assert caught.value.code == SlideCode.TOO_COARSE
+
+
+def test_an_overview_in_blocks_is_the_overview_in_one(disc_slide, monkeypatch):
+    with Slide(disc_slide) as slide:
+        whole = read_overview(slide, 4.5, 4.5)
+        monkeypatch.setattr("slidemill.slides.overview.MAX_BLOCK_EDGE", 128)
+        blocks = read_overview(slide, 4.5, 4.5)
+    assert whole.shape == (178, 223, 3)
+    assert np.abs(whole.astype(int) - blocks).max() <= 2
+
+
+def test_faults_of_files_are_slide_errors_that_say_what_is_there(tmp_path, disc_slide):
+    assert code(tmp_path / "none.svs").code == SlideCode.FILE_MISSING
+    (tmp_path / "noise.svs").write_bytes(b"no slide at all")
+    assert "no slide of a known format" in code(tmp_path / "noise.svs").message
+    (tmp_path / "empty.svs").touch()
+    assert "empty" in code(tmp_path / "empty.svs").message
+    (tmp_path / "folder.svs").mkdir()
+    assert code(tmp_path / "folder.svs").code == SlideCode.UNREADABLE
+    (tmp_path / "torn.tif").write_bytes(disc_slide.read_bytes()[:200])
+    assert "cut off" in code(tmp_path / "torn.tif").message
+
+
+def test_real_slides(shared):
+    with Slide(shared / "slides" / "CMU-1-Small-Region.svs") as slide:
+        assert slide.dimensions == (2220, 2967)
+        assert slide.vendor == "aperio"
+    with Slide(shared / "slides" / "openslide-unreadable.svs") as slide:
+        with pytest.raises(SlideError) as caught:
+            slide.read(0, 0, 0, 16, 16)
+        assert caught.value.code == SlideCode.READ_ERROR
+    for name in ("histolab-broken.svs", "openslide-unopenable.tiff"):
+        assert code(shared / "slides" / name).code == SlideCode.UNREADABLE
+
+
+def test_a_region_of_a_real_slide_is_openslides_own(shared):
+    path = shared / "slides" / "TCGA-CR-7395-01A-01-TS1.svs"
+    with Slide(path) as slide, openslide.OpenSlide(path) as plain:
+        ours = read_region(slide, Region(1000, 900, 256, 256), 256, 256)
+        theirs = np.asarray(plain.read_region((1000, 900), 0, (256, 256)).convert("RGB"))
+    assert (ours == theirs).all()
