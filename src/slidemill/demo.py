@@ -311,5 +311,7 @@ The signal: in a focus nuclei are about three times as dense as elsewhere and a 
 Strength of the stains, cellularity, patches of stronger stain, pen marks and blurred patches vary
 in both classes alike.
 
-If there, glass-1 has no tissue and torn-1 is a file that was cut off; both are meant to fail. No number that comes from this cohort says anything about real tissue.
+If there, glass-1 has no tissue and torn-1 is a file that was cut off; both are meant to fail.
+
+No number that comes from this cohort says anything about real tissue.
 """

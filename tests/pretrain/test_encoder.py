@@ -179,3 +179,17 @@ def test_loading_is_strict(encoder, change, message):
     change(state, meta)
     with pytest.raises(WeightsError, match=message):
         SlideTransformer.from_state(state, meta)
+
+
+def test_the_class_token_starts_away_from_the_pole_of_the_norm():
+    features, grid = (torch.from_numpy(array)[None] for array in bag(12))
+    norms = []
+    for scale in (1.0, 0.0):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            made = SlideTransformer(dim=6, width=32, depth=1, heads=2)
+        with torch.no_grad():
+            made.class_token.mul_(scale)
+        made(features, grid)[0, :16].sum().backward()
+        norms.append(made.class_token.grad.norm().item())
+    assert norms[0] < 0.3 * norms[1]

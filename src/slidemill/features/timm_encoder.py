@@ -82,9 +82,10 @@ class TimmEncoder:
         if batch.shape[-1] != edge:
             batch = transforms.resize(batch, [edge, edge], interpolation=mode, antialias=True)
         batch = transforms.center_crop(batch, [height, width])
-        return transforms.normalize(
+        prepared: Tensor = transforms.normalize(
             batch.float() / 255.0, list(self._data["mean"]), list(self._data["std"])
         )
+        return prepared
 
 
 def read_state(path: Path) -> Mapping[str, Tensor]:

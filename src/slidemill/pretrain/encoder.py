@@ -120,7 +120,9 @@ class SlideTransformer(nn.Module):
         self.register_buffer("feature_std", torch.ones(dim))
         self.embed = nn.Linear(dim, width)
         self.embed_norm = nn.LayerNorm(width)
-        self.class_token = nn.Parameter(torch.zeros(width))
+        # Not 0: a LayerNorm's slope at a constant input is 1 / sqrt(eps), some 300 times that of
+        # the other tokens, and clipping the gradient would then starve every other parameter.
+        self.class_token = nn.Parameter(nn.init.normal_(torch.empty(width), std=0.02))
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
         init_linear(self)

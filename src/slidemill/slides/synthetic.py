@@ -316,7 +316,7 @@ def _add_nuclei(
 ) -> None:
     """Lay nuclei over the haematoxylin, in place."""
     cell_mm2 = layout.step_um[0] * layout.step_um[1] / 1e6
-    rate = NUCLEI_PER_MM2 * rng.lognormal(0.0, 0.22) * np.exp(0.3 * layout.noise(rng, 50.0))
+    rate = NUCLEI_PER_MM2 * rng.lognormal(0.0, 0.3) * np.exp(0.3 * layout.noise(rng, 50.0))
     rate *= np.where(focus, FOCUS_DENSITY, 1.0) * (1.0 + 2.0 * np.exp(-(((wall - 8.0) / 4.0) ** 2)))
     row, column = np.nonzero(depth > 3.0)
     times = rng.poisson(rate[row, column] * cell_mm2)
