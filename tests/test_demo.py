@@ -99,6 +99,8 @@ def test_truth_tiles_are_exact_and_complete(made, sheet):
         "float32",
     ]
     assert not tiles.duplicated(["slide_id", "x", "y"]).any()
+    order = tiles.slide_id.map({name: k for k, name in enumerate(sheet.slide_id)})
+    assert order.is_monotonic_increasing
     for slide_id in good(sheet).query("label == 1").slide_id:
         region = unary_union(regions_of(folder, slide_id))
         mpp_x, mpp_y = (round(mpp, 6) for mpp in mpp_of(folder, slide_id))

@@ -31,9 +31,9 @@ DEMO: dict[str, Any] = {
                 "depth": 2,
                 "heads": 4,
                 "prototypes": 256,
-                "epochs": 40,
+                "epochs": 30,
                 "batch_slides": 16,
-                "learning_rate": 0.001,
+                "learning_rate": 0.002,
                 "teacher_momentum": 0.98,
             }
         ]

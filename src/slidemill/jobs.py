@@ -31,7 +31,8 @@ ReadStamp = Callable[[Path], Mapping[str, Any]]
 
 def not_before(plan: Plan, stage: str) -> float:
     """Time since when results of a stage count: when it, or one before it, was asked for again."""
-    named = STAGES[: [*STAGES].index(stage) + 1]
+    order: list[str] = list(STAGES)
+    named = order[: order.index(stage) + 1]
     flags = [plan.recompute_flag(name) for name in named]
     return max((flag.stat().st_mtime for flag in flags if flag.exists()), default=0.0)
 

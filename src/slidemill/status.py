@@ -87,10 +87,10 @@ def print_summary(plan: Plan) -> None:
         for label in METRIC_LABELS.values():
             table.add_column(f"{label} [95 % interval]", justify="right")
         for (model, source), rows in overall.groupby(["model", "input"], sort=False):
-            values = rows.set_index("metric")
+            values = {row["metric"]: row for row in rows.to_dict("records")}
             cells = [
-                f"{values.loc[name, 'estimate']:.3f} "
-                f"[{values.loc[name, 'low']:.3f}, {values.loc[name, 'high']:.3f}]"
+                f"{values[name]['estimate']:.3f} "
+                f"[{values[name]['low']:.3f}, {values[name]['high']:.3f}]"
                 for name in METRIC_LABELS
             ]
             table.add_row(str(model), str(source), *[cell.replace("[", "\\[") for cell in cells])

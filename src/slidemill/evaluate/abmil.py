@@ -1,4 +1,4 @@
-"""Gated attention-based multiple instance learning (Ilse, Tomczak & Welling 2018, arXiv:1802.04712).
+"""Gated attention-based multiple instance learning (Ilse et al. 2018, arXiv:1802.04712).
 
 Bags are packed: the tiles of all bags of a batch lie one behind the other and softmax and pooling
 work on segments, so there is no padding and a bag's result does not depend on its neighbours.
@@ -219,7 +219,7 @@ def _initial_model(bags: Bags, cfg: AbmilConfig, seed: int) -> GatedAbmil:
 
 
 def _batches(bags: int, batch_bags: int, seed: int, epoch: int) -> Iterator[list[int]]:
-    """Bags of each step of an epoch, in an order drawn anew for each epoch; the last may be short."""
+    """Bags of each step of an epoch, in an order drawn anew; the last may be short."""
     order = np.random.default_rng([seed, _ORDER, epoch]).permutation(bags).tolist()
     for start in range(0, bags, batch_bags):
         yield order[start : start + batch_bags]

@@ -55,7 +55,7 @@ def patient_predictions(predictions: pd.DataFrame) -> pd.DataFrame:
     keys = ["repeat", "patient_id", "fold", "label"]
     # Sorted first: the sum of floats, and so the mean, depends on the order of the slides.
     rows = predictions.sort_values([*keys, "probability"])
-    means = rows.groupby(keys, sort=True, as_index=False)["probability"].mean()
+    means = rows.groupby(keys, sort=True)["probability"].mean().reset_index()
     if means.duplicated(["repeat", "patient_id"]).any():
         raise ValueError("a patient has more than one label or fold in a repetition")
     return means[["repeat", "fold", "patient_id", "label", "probability"]]

@@ -50,7 +50,7 @@ def auroc(y: Int64Array, p: Float64Array) -> float:
 
 
 def auprc(y: Int64Array, p: Float64Array) -> float:
-    """Average precision: precision summed over steps of recall, not interpolated; nan for one class.
+    """Average precision: precision summed over steps of recall; nan for one class.
 
     Interpolation between points of the precision-recall curve would be too optimistic (Davis &
     Goadrich 2006, doi:10.1145/1143844.1143874).
@@ -147,4 +147,5 @@ def _weights_by_threshold(
 def _ratio(numerator: npt.NDArray[np.number], denominator: Int64Array) -> Float64Array:
     """The quotient, nan where the denominator is 0."""
     undefined = np.full(len(denominator), np.nan)
-    return np.divide(numerator, denominator, out=undefined, where=denominator > 0)
+    quotient: Float64Array = np.divide(numerator, denominator, out=undefined, where=denominator > 0)
+    return quotient

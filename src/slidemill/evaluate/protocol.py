@@ -240,14 +240,15 @@ def _plan(inputs: EvaluationInput, folds: pd.DataFrame, seed: int) -> list[Fold]
     by_name = np.argsort(np.asarray(inputs.slide_ids), kind="stable").astype(np.int64)
     patients = np.asarray(inputs.patient_ids)[by_name]
     plan = []
-    for repeat, rows in folds.groupby("repeat", sort=True):
+    for repeat in sorted(set(folds["repeat"].tolist())):
+        rows = folds[folds["repeat"] == repeat]
         fold_of_patient = dict(zip(rows["patient_id"], rows["fold"].tolist(), strict=True))
         tested_in = np.array([fold_of_patient[patient] for patient in patients])
         for number in np.unique(tested_in).tolist():
             is_test = tested_in == number
             train, test = by_name[~is_test], by_name[is_test]
-            derived = _fold_seed(seed, int(repeat), number)
-            plan.append(Fold(int(repeat), number, train, test, derived))
+            derived = _fold_seed(seed, repeat, number)
+            plan.append(Fold(repeat, number, train, test, derived))
     return plan
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from slidemill.artifacts.atomic import write_bytes
@@ -140,12 +141,13 @@ def _inputs(
     labelled = set(cohort.loc[cohort[column].notna() & (cohort[column] != ""), "slide_id"])
     indices = store.subset({s for s in labelled if patient_of[s] in label_of})
     slide_ids = tuple(store.slide_ids[i] for i in indices)
-    patients = tuple(patient_of[s] for s in slide_ids)
+    patients = tuple(str(patient_of[s]) for s in slide_ids)
     labels, _ = encode_binary(pd.Series([label_of[p] for p in patients]), cell.task.positive)
-    who = (slide_ids, patients, labels.to_numpy(np.int64))
-    bags = TileBags(*who, lambda i: store.features(indices[i]))
+    coded: npt.NDArray[np.int64] = np.asarray(labels, dtype=np.int64)
     if cell.pretrain:
-        return SlideVectors(*who, _embeddings(plan, cell.pretrain, slide_ids)), indices
+        vector = _embeddings(plan, cell.pretrain, slide_ids)
+        return SlideVectors(slide_ids, patients, coded, vector), indices
+    bags = TileBags(slide_ids, patients, coded, lambda i: store.features(indices[i]))
     return (bags if cell.model == "abmil" else bags.means()), indices
 
 
@@ -172,7 +174,8 @@ def _write_attention(
     folder: Path,
 ) -> None:
     """Attention of the first repetition, one file a slide."""
-    rows = found.predictions[found.predictions["repeat"] == HEADLINE_REPEAT].set_index("slide_id")
+    first = found.predictions[found.predictions["repeat"] == HEADLINE_REPEAT]
+    rows = {str(row["slide_id"]): row for row in first.to_dict("records")}
     for i in indices:
         slide_id = store.slide_ids[i]
         weights = found.attention.get((HEADLINE_REPEAT, slide_id))
@@ -185,7 +188,7 @@ def _write_attention(
             cell.stage.stamp(slide_id, {"features": store.item_digests[i]}),
             {
                 "repeat": HEADLINE_REPEAT,
-                "fold": int(rows.loc[slide_id, "fold"]),
-                "probability": float(rows.loc[slide_id, "probability"]),
+                "fold": int(rows[slide_id]["fold"]),
+                "probability": float(rows[slide_id]["probability"]),
             },
         )

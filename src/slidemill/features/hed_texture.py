@@ -179,9 +179,12 @@ def _encode_one(tile: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
 
 def _moments(stain: Image) -> list[float]:
     """Mean, standard deviation, three percentiles, skewness."""
-    flat = stain.ravel().astype(np.float64)
-    mean, std = float(flat.mean()), float(flat.std())
-    skewness = float(((flat - mean) ** 3).mean() / std**3) if std > 1e-6 else 0.0
+    mean = float(stain.mean(dtype=np.float64))
+    centred = stain.ravel() - np.float32(mean)
+    square = centred * centred
+    std = float(np.sqrt(square.mean(dtype=np.float64)))
+    third = float((square * centred).mean(dtype=np.float64))
+    skewness = third / std**3 if std > 1e-6 else 0.0
     return [mean, std, *np.percentile(stain, (10, 50, 90)).tolist(), skewness]
 
 

@@ -1,8 +1,8 @@
 """Stain separation: red, green and blue to haematoxylin, eosin and a residual.
 
 Light is absorbed by the Beer-Lambert law, so optical densities of stains add up and one matrix
-takes them apart (Ruifrok & Johnston 2001, Anal. Quant. Cytol. Histol. 23:291). The stain vectors are
-scikit-image's; the values equal those of its `rgb2hed`, scaled to optical densities in natural
+takes them apart (Ruifrok & Johnston 2001, Anal. Quant. Cytol. Histol. 23:291). The stain vectors
+are scikit-image's; the values equal those of its `rgb2hed`, scaled to optical densities in natural
 logarithms, where no channel is 0.
 """
 

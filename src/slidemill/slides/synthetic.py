@@ -156,7 +156,8 @@ def paint_slide(spec: SlideSpec, seed: int) -> PaintedSlide:
     haematoxylin = eosin = np.zeros(full.shape, dtype=np.float32)
     if spec.tissue:
         count = max(3, round(pieces.area * LUMINA_PER_MM2 / 1e6))
-        lumina = unary_union([_lumen(p, rng) for p in _inner_points(pieces, count, rng)])
+        widest = 0.1 * math.sqrt(pieces.area)
+        lumina = unary_union([_lumen(p, widest, rng) for p in _inner_points(pieces, count, rng)])
         wall = -layout.depth(lumina)
         rough = 7.0 * layout.noise(rng, 12.0) + 12.0 * layout.noise(rng, 45.0)
         depth = np.minimum(layout.depth(pieces) + rough, wall + 0.25 * rough)
@@ -221,8 +222,9 @@ def _inner_points(geometry: BaseGeometry, count: int, rng: np.random.Generator) 
     return points
 
 
-def _lumen(centre: Point, rng: np.random.Generator) -> Polygon:
-    radius = float(rng.lognormal(math.log(20.0), 0.5))
+def _lumen(centre: Point, widest: float, rng: np.random.Generator) -> Polygon:
+    """A hole about a centre with a radius of about 20 um and at most `widest`, um."""
+    radius = min(float(rng.lognormal(math.log(20.0), 0.5)), widest)
     stretch = rng.uniform(0.75, 1.35)
     return _blob(rng, centre.x, centre.y, radius * stretch, radius / stretch, 0.25)
 

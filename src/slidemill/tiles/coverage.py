@@ -36,11 +36,11 @@ def mask_fraction(
     right = (coords[:, 0] + geometry.width) / downsample_x
     bottom = (coords[:, 1] + geometry.height) / downsample_y
 
-    def at(y: npt.NDArray[np.float64], x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    def at(y: npt.NDArray[np.floating], x: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
         # The integral of a piecewise constant image is bilinear between its nodes.
         values: npt.NDArray[np.float64] = map_coordinates(integral, [y, x], order=1, mode="nearest")
         return values
 
-    covered = at(bottom, right) - at(top, right) - at(bottom, left) + at(top, left)
+    covered = (at(bottom, right) - at(top, right)) - (at(bottom, left) - at(top, left))
     area = (right - left) * (bottom - top)
-    return np.clip(covered / area, 0.0, 1.0).astype(np.float32)
+    return np.asarray(np.clip(covered / area, 0.0, 1.0), dtype=np.float32)

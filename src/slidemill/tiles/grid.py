@@ -80,8 +80,11 @@ def exact_grid(geometry: TileGeometry, width: int, height: int) -> Coords:
 
 
 def _corners(step: float, extent: int) -> npt.NDArray[np.int64]:
-    corners = np.rint(np.arange(math.ceil(extent / step) + 1) * step).astype(np.int64)
-    return corners[corners < extent]
+    corners: npt.NDArray[np.int64] = np.rint(np.arange(math.ceil(extent / step) + 1) * step).astype(
+        np.int64
+    )
+    inside: npt.NDArray[np.int64] = corners[corners < extent]
+    return inside
 
 
 def padded_fraction(
