@@ -39,6 +39,7 @@ CROWDING_UM = 5.5
 _LAYOUT_UM = 4.0  # wanted step of the grid on which everything smooth is laid out
 _FIBRE_UM = 1.0  # wanted step of the grid of the fibres and edges
 _NUCLEUS_REACH_UM = 8.0  # half the edge of the patch in which a nucleus is drawn
+_BAND_PX = 64  # rows of pixels that are exposed at once
 _INKS = {"blue": (0.15, 0.36, 0.76), "green": (0.12, 0.56, 0.34), "black": (0.11, 0.11, 0.13)}
 
 
@@ -379,12 +380,16 @@ def _expose(
     """Light through both stains (Beer-Lambert), with the noise of a camera."""
     # Eosin on a slide is warmer than its vector; part of the third vector stands for that.
     vectors = (rgb_from_hed[0], rgb_from_hed[1] + 0.7 * rgb_from_hed[2])
-    grain = rng.standard_normal(lamp.shape, dtype=np.float32) * 1.6
     pixels = np.empty((*lamp.shape, 3), dtype=np.uint8)
-    for channel, tint in enumerate((1.003, 1.0, 1.006)):
-        blue, red = (np.float32(-math.log(10) * vector[channel]) for vector in vectors)
-        light = lamp * np.exp(blue * haematoxylin + red * eosin) * np.float32(tint) + grain
-        pixels[..., channel] = np.clip(np.rint(light), 0, 255)
+    for top in range(0, len(lamp), _BAND_PX):  # whole-slide temporaries cost more than the sums
+        rows = slice(top, top + _BAND_PX)
+        grain = rng.standard_normal(lamp[rows].shape, dtype=np.float32) * np.float32(1.6)
+        for channel, tint in enumerate((1.003, 1.0, 1.006)):
+            blue, red = (np.float32(-math.log(10) * vector[channel]) for vector in vectors)
+            light = np.exp(blue * haematoxylin[rows] + red * eosin[rows])
+            light *= lamp[rows] * np.float32(tint)
+            light += grain
+            pixels[rows, :, channel] = np.clip(np.rint(light), 0, 255)
     return pixels
 
 
