@@ -80,7 +80,7 @@ class Project:
 
 @pytest.fixture(scope="session")
 def cohort(tmp_path_factory) -> Path:
-    """Six patients, seven good slides, one of glass and one torn."""
+    """Six patients, eight good slides, one of glass and one torn."""
     folder = tmp_path_factory.mktemp("cohort") / "demo"
     write_demo(folder, patients=6, size_px=(1536, 1152), jobs=1)
     return folder

@@ -57,7 +57,7 @@ def test_too_many_failures_stop_the_run_with_their_names_and_keep_the_rest(proje
     assert "torn-1 (cohort, unreadable)" in printed
     assert "max_failed" in printed
     assert "Traceback" not in printed
-    assert len(list(project.results.glob("features/*/slides/*.h5"))) == 7
+    assert len(list(project.results.glob("features/*/slides/*.h5"))) == 8
 
 
 @pytest.mark.parametrize(
@@ -124,10 +124,10 @@ def test_a_killed_run_goes_on_where_it_was_with_the_same_digests(project):
     os.killpg(driver.pid, signal.SIGKILL)
     driver.wait()
     finished = {path: path.stat().st_mtime_ns for path in done}
-    assert len(finished) < 7
+    assert len(finished) < 8
     project.run("features")
     manifest = project.manifest("features/*/manifest.parquet")
-    assert (manifest["status"] == "ok").sum() == 7
+    assert (manifest["status"] == "ok").sum() == 8
     assert {path: path.stat().st_mtime_ns for path in done} == finished
     assert manifest["reused"].sum() >= len(finished)
 

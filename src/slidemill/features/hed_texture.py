@@ -2,7 +2,9 @@
 
 It is deterministic, needs no download, and says what each of its columns means; it is the baseline
 that every foundation model has to beat. A tile's row depends on that tile alone. Lengths are in
-pixels and were chosen for 0.5 um a pixel; at another resolution the columns keep their definition
+pixels and were chosen for 0.5 um a pixel (blobs, openings and binary patterns are computed on
+haematoxylin averaged to half size, which loses nothing of that size and three quarters of the
+time); at another resolution the columns keep their definition
 and change their meaning for nuclei.
 """
 
@@ -118,7 +120,7 @@ def _columns() -> tuple[Column, ...]:
         Column(
             f"lbp_{number}",
             "0 to 1",
-            "share of pixels of haematoxylin, averaged to half size, with "
+            "share of pixels of haematoxylin at half size with "
             + (
                 f"a uniform binary pattern of {number} brighter neighbours of 8"
                 if number < LBP_BINS - 1
@@ -167,13 +169,14 @@ def _encode_one(tile: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     haematoxylin, eosin = stains[0], stains[1]
     values = [value for stain in stains for value in _moments(stain)]
     values += _colour(tile)
-    values += _nuclei(haematoxylin)
-    values += [float((haematoxylin - _opened(haematoxylin, edge)).mean()) for edge in OPENINGS]
+    half = _halved(haematoxylin)
+    values += _nuclei(haematoxylin, half)
+    values += [float((half - _opened(half, edge)).mean()) for edge in OPENINGS]
     values += [_edges(haematoxylin), _edges(eosin)]
     total = float(haematoxylin.mean() + eosin.mean())
     values.append(float(haematoxylin.mean()) / total if total > 0 else 0.0)
     values += _haralick(haematoxylin) + _haralick(eosin)
-    values += _binary_patterns(haematoxylin)
+    values += _binary_patterns(half)
     return np.asarray(values, dtype=np.float32)
 
 
@@ -190,32 +193,48 @@ def _moments(stain: Image) -> list[float]:
 
 def _colour(tile: npt.NDArray[np.uint8]) -> list[float]:
     """Mean and deviation of the channels and of saturation, share of glass."""
-    pixels = tile.reshape(-1, 3)
-    scaled = pixels.astype(np.float32) / 255.0
-    means, deviations = scaled.mean(axis=0, dtype=np.float64), scaled.std(axis=0, dtype=np.float64)
-    darkest, brightest = pixels.min(axis=1), pixels.max(axis=1)
+    planes = np.ascontiguousarray(tile.reshape(-1, 3).T)
+    channels = [
+        float(value) / 255.0
+        for plane in planes
+        for value in (plane.mean(dtype=np.float64), plane.std(dtype=np.float64))
+    ]
+    darkest = np.minimum(np.minimum(planes[0], planes[1]), planes[2])
+    brightest = np.maximum(np.maximum(planes[0], planes[1]), planes[2])
     saturation = (brightest - darkest) / np.maximum(brightest, 1).astype(np.float32)
     glass = float((darkest >= GLASS).mean())
-    channels = [value for pair in zip(means, deviations, strict=True) for value in pair]
-    return [*map(float, channels), float(saturation.mean()), float(saturation.std()), glass]
+    return [*channels, float(saturation.mean()), float(saturation.std()), glass]
 
 
-def _nuclei(haematoxylin: Image) -> list[float]:
+def _halved(stain: Image) -> Image:
+    """Means of 2 x 2 pixels; an odd last row or column is left out."""
+    height, width = (edge // 2 * 2 for edge in stain.shape)
+    blocks = stain[:height, :width].reshape(height // 2, 2, width // 2, 2)
+    half: Image = blocks.mean(axis=(1, 3))
+    return half
+
+
+def _nuclei(haematoxylin: Image, half: Image) -> list[float]:
     """Nuclear fractions, density of blobs, mean response to blobs of two sizes."""
     threshold = haematoxylin.mean() + haematoxylin.std()
-    responses = [-(s**2) * ndimage.gaussian_laplace(haematoxylin, s) for s in BLOB_SIGMAS]
+    # s^2 of the half-size image belongs to its own pixels: the response is the same at any size.
+    widths = [sigma / 2 for sigma in BLOB_SIGMAS]
+    responses = [-(s**2) * ndimage.gaussian_laplace(half, s, truncate=3.0) for s in widths]
     wide = responses[1]
-    peaks = (wide == ndimage.maximum_filter(wide, size=BLOB_REACH)) & (wide > BLOB_RESPONSE)
+    window = BLOB_REACH // 2 + 1
+    peaks = (wide == ndimage.maximum_filter(wide, size=window)) & (wide > BLOB_RESPONSE)
     return [
         float((haematoxylin > NUCLEAR_DENSITY).mean()),
         float((haematoxylin > threshold).mean()),
-        float(peaks.sum() * 1e4 / peaks.size),
+        float(peaks.sum() * 1e4 / haematoxylin.size),
         *(float(np.maximum(response, 0).mean()) for response in responses),
     ]
 
 
 def _opened(stain: Image, edge: int) -> Image:
-    opened: Image = ndimage.grey_opening(stain, size=(edge, edge))
+    # The edge is in pixels of the tile; the image has half its size.
+    size = edge // 2 + 1
+    opened: Image = ndimage.grey_opening(stain, size=(size, size))
     return opened
 
 
@@ -238,9 +257,7 @@ def _haralick(stain: Image) -> list[float]:
 
 def _binary_patterns(stain: Image) -> list[float]:
     """Uniform local binary patterns (Ojala et al. 2002, IEEE TPAMI 24:971), 8 at 1 px."""
-    height, width = (edge // 2 * 2 for edge in stain.shape)
-    half = stain[:height, :width].reshape(height // 2, 2, width // 2, 2).mean(axis=(1, 3))
-    grey = np.minimum(half * (255.0 / MAX_DENSITY), 255.0).astype(np.uint8)
+    grey = np.minimum(stain * (255.0 / MAX_DENSITY), 255.0).astype(np.uint8)
     patterns = local_binary_pattern(grey, P=8, R=1, method="uniform").astype(np.int64)
     shares: list[float] = (
         np.bincount(patterns.ravel(), minlength=LBP_BINS) / patterns.size
