@@ -1,0 +1,59 @@
+"""Which three slides a report shows: decided by a rule, not by looks."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+MAX_SLIDES = 3
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A slide to show.
+
+    Attributes:
+        title: Why it is shown.
+        slide_id: The slide.
+        probability: Predicted probability of the positive class; None without predictions.
+    """
+
+    title: str
+    slide_id: str
+    probability: float | None
+
+
+def choose_slides(slide_ids: Sequence[str], predictions: pd.DataFrame | None) -> list[Choice]:
+    """Choose the surest right positive, the surest right negative, and the worst mistake.
+
+    Ties go to the first in alphabetical order. Without predictions the first slides are shown.
+
+    Args:
+        slide_ids: Slides that have results, in order.
+        predictions: Rows of the `predictions` format of one model; the first repetition counts.
+
+    Returns:
+        At most three slides, each once.
+    """
+    if predictions is None or predictions.empty:
+        return [Choice("slide", slide_id, None) for slide_id in slide_ids[:MAX_SLIDES]]
+    rows = predictions[predictions["repeat"] == predictions["repeat"].min()]
+    rows = rows[rows["slide_id"].isin(slide_ids)].sort_values("slide_id")
+    positive, negative = rows[rows["label"] == 1], rows[rows["label"] == 0]
+    chosen: dict[str, Choice] = {}
+
+    def add(title: str, row: "pd.Series[str]") -> None:
+        slide_id = str(row["slide_id"])
+        chosen.setdefault(slide_id, Choice(title, slide_id, float(str(row["probability"]))))
+
+    if len(positive):
+        add("highest of the positive", positive.loc[positive["probability"].idxmax()])
+    if len(negative):
+        add("lowest of the negative", negative.loc[negative["probability"].idxmin()])
+    wrongness = (rows["label"] - rows["probability"]).abs()
+    left = rows[~rows["slide_id"].isin(list(chosen))]
+    if len(left):
+        worst = wrongness[left.index].idxmax()
+        title = "worst mistake" if wrongness[worst] > 0.5 else "least certain"
+        add(title, rows.loc[worst])
+    return list(chosen.values())
