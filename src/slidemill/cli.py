@@ -231,11 +231,14 @@ def status(
 
 
 @app.command()
-def summary(config: ConfigOption = DEFAULT_CONFIG) -> None:
-    """Print the results as a table, and where the report is."""
+def summary(
+    config: ConfigOption = DEFAULT_CONFIG,
+    brief: Annotated[bool, typer.Option("--brief", help="Leave the table out.")] = False,
+) -> None:
+    """Print the results as a table, what failed, and where the report is."""
     from slidemill.status import print_summary
 
-    print_summary(_plan(config))
+    print_summary(_plan(config), table=not brief)
 
 
 @app.command()

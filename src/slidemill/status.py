@@ -69,32 +69,13 @@ def print_status(plan: Plan) -> None:
         out.print(f"failed: {slide_id} ({reason})", markup=False, highlight=False)
 
 
-def print_summary(plan: Plan) -> None:
+def print_summary(plan: Plan, *, table: bool = True) -> None:
     """Print the results of every task, what failed, and where the report is."""
     out = console()
     for task, stage in plan.evaluate.items():
-        path = stage.folder(plan.results) / "metrics.parquet"
-        if not path.is_file():
-            continue
-        metrics = read_parquet(path, "metrics")
-        overall = metrics[metrics["fold"] < 0]
-        counts = overall.iloc[0]
-        table = Table(
-            title=f"{task}: {counts['n_patients']} patients, {counts['n_positive']} positive"
-        )
-        table.add_column("model")
-        table.add_column("input")
-        for label in METRIC_LABELS.values():
-            table.add_column(f"{label} [95 % interval]", justify="right")
-        for (model, source), rows in overall.groupby(["model", "input"], sort=False):
-            values = {row["metric"]: row for row in rows.to_dict("records")}
-            cells = [
-                f"{values[name]['estimate']:.3f} "
-                f"[{values[name]['low']:.3f}, {values[name]['high']:.3f}]"
-                for name in METRIC_LABELS
-            ]
-            table.add_row(str(model), str(source), *[cell.replace("[", "\\[") for cell in cells])
-        out.print(table)
+        path = plan.metrics_path(stage)
+        if table and path.is_file():
+            out.print(_results_table(task, read_parquet(path, "metrics")))
     last = [manifest_of(plan, unit.features) for unit in plan.encoders]
     failed = {s for f in last if f is not None for s in f.loc[f["status"] == "failed", "slide_id"]}
     if failed:
@@ -102,9 +83,28 @@ def print_summary(plan: Plan) -> None:
             f"{len(failed)} of {len(plan.slide_ids)} slides failed; `slidemill status` says why",
             highlight=False,
         )
-    path = plan.report.folder(plan.results) / "report.html"
+    path = plan.report_path()
     if path.is_file():
         out.print(f"report: {path}", highlight=False, soft_wrap=True)
+
+
+def _results_table(task: str, metrics: pd.DataFrame) -> Table:
+    overall = metrics[metrics["fold"] < 0]
+    counts = overall.iloc[0]
+    table = Table(title=f"{task}: {counts['n_patients']} patients, {counts['n_positive']} positive")
+    table.add_column("model")
+    table.add_column("input")
+    for label in METRIC_LABELS.values():
+        table.add_column(f"{label} [95 % interval]", justify="right")
+    for (model, source), rows in overall.groupby(["model", "input"], sort=False):
+        values = {row["metric"]: row for row in rows.to_dict("records")}
+        cells = [
+            f"{values[name]['estimate']:.3f} "
+            rf"\[{values[name]['low']:.3f}, {values[name]['high']:.3f}]"
+            for name in METRIC_LABELS
+        ]
+        table.add_row(str(model), str(source), *cells)
+    return table
 
 
 def verify_all(plan: Plan) -> list[str]:

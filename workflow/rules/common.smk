@@ -113,7 +113,7 @@ onstart:
 onsuccess:
     if "record" in RUN:
         finish(RUN["record"], "success")
-    shell("slidemill summary")
+    shell("slidemill summary --brief")
 
 
 onerror:
