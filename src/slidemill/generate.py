@@ -31,7 +31,7 @@ DEMO: dict[str, Any] = {
                 "depth": 2,
                 "heads": 4,
                 "prototypes": 256,
-                "epochs": 30,
+                "epochs": 40,
                 "batch_slides": 16,
                 "learning_rate": 0.002,
                 "teacher_momentum": 0.98,

@@ -30,7 +30,7 @@ def roc_figure(predictions: pd.DataFrame, metrics: pd.DataFrame) -> bytes:
     """
     overall = metrics[(metrics["metric"] == "auroc") & (metrics["fold"] < 0)]
     with mpl.rc_context({"svg.hashsalt": "slidemill", "font.size": 9.5, "svg.fonttype": "path"}):
-        figure = Figure(figsize=(8.6, 4.6), layout="constrained")
+        figure = Figure(figsize=(9.6, 4.6), layout="constrained")
         axes = figure.add_subplot()
         axes.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=1, zorder=0)
         for number, row in enumerate(overall.itertuples()):
@@ -55,12 +55,7 @@ def roc_figure(predictions: pd.DataFrame, metrics: pd.DataFrame) -> bytes:
             aspect="equal",
         )
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(
-            loc="center left",
-            bbox_to_anchor=(1.03, 0.5),
-            frameon=False,
-            title="AUROC [95 % interval]",
-        )
+        figure.legend(loc="outside right center", frameon=False, title="AUROC [95 % interval]")
         buffer = io.BytesIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     return buffer.getvalue()

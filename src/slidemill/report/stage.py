@@ -39,7 +39,7 @@ def run(plan: Plan, folder: Path) -> Path:
     manifest = read_manifest(plan.manifest_path(plan.encoders[0].features))
     cell = next((c for c in plan.cells if c.model == "abmil"), None)
     page = ReportPage(
-        cohort=plan.sheet.path.stem,
+        cohort=plan.config.cohort.sheet,
         facts=_facts(plan, cohort, manifest),
         protocol=_protocol(plan) if plan.evaluate else [],
         metric_labels=METRIC_LABELS,

@@ -24,6 +24,8 @@ MIN_VALUE = 0.15
 """Darker pixels are borders or ink; their saturation means nothing."""
 SMOOTHING_UM = 16.0
 """Edge of the median filter that removes dust and JPEG noise."""
+INK_VALUE = 0.3
+"""Larger areas darker than this are black ink; stained nuclei are brighter at this resolution."""
 MIN_INK_MM2 = 0.02
 """Smaller specks of ink's colour are stain or debris within tissue."""
 CLOSING_UM = 24.0
@@ -87,7 +89,7 @@ def saturation_threshold(saturation: npt.NDArray[np.float32]) -> float:
 
 
 def is_ink(hsv: npt.NDArray[np.float64], mpp: float) -> Mask:
-    """Pixels of a hue and strength that no H&E or DAB stain has: green and blue pen.
+    """Pen strokes: areas of a colour that no H&E or DAB stain has (green, blue), or black.
 
     Haematoxylin is bluish purple (hue 0.65 and above where it is strong), eosin pink, DAB brown
     (hue about 0.07); between 0.22 and 0.63 lie green, cyan and pure blue.
@@ -95,8 +97,10 @@ def is_ink(hsv: npt.NDArray[np.float64], mpp: float) -> Mask:
     hue, saturation = hsv[..., 0], hsv[..., 1]
     coloured = (hue > 0.22) & (hue < 0.63) & (saturation > 0.25)
     coloured = remove_small_objects(coloured, max_size=_pixels(MIN_INK_MM2, mpp))
-    grown: Mask = ndimage.binary_dilation(coloured, iterations=2) & (saturation > 0.1)
-    strokes: Mask = coloured | grown
+    black = remove_small_objects(hsv[..., 2] < INK_VALUE, max_size=_pixels(MIN_INK_MM2, mpp))
+    # A stroke's rim is ink mixed with glass.
+    rim = ndimage.binary_dilation(coloured, iterations=2) & (saturation > 0.1)
+    strokes: Mask = coloured | rim | ndimage.binary_dilation(black, iterations=2)
     return strokes
 
 
