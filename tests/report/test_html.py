@@ -1,0 +1,120 @@
+import dataclasses
+import re
+
+import numpy as np
+import pandas as pd
+
+from slidemill.evaluate.names import METRIC_LABELS
+from slidemill.report.choice import choose_slides
+from slidemill.report.figures import attention_overlay, histogram, loss_curves
+from slidemill.report.html import (
+    Estimate,
+    ReportPage,
+    ResultRow,
+    SlideSection,
+    TaskSection,
+    render,
+)
+
+EVIL = "<script>alert(1)</script>"
+PIXELS = np.full((60, 80, 3), 230, np.uint8)
+JPEG = attention_overlay(
+    PIXELS, np.array([[0.0, 0, 40, 30], [40, 30, 80, 60]]), np.array([0.9, 0.1])
+)
+
+
+def page(**changes):
+    estimates = {name: Estimate(0.8, 0.7, 0.9, True) for name in METRIC_LABELS}
+    full = ReportPage(
+        cohort=EVIL,
+        facts=[("slides", "3")],
+        protocol=["sentence"],
+        metric_labels=METRIC_LABELS,
+        tasks=[
+            TaskSection(
+                "grade",
+                "label",
+                True,
+                9,
+                4,
+                [ResultRow("abmil", EVIL, estimates, "saw")],
+                "<svg></svg>",
+            )
+        ],
+        slides=[SlideSection("best", EVIL, EVIL, EVIL, 0.5, 9, JPEG, JPEG)],
+        attention_of="abmil",
+        cohort_rows=[("site", EVIL)],
+        tiles_svg=histogram(np.arange(9), "tiles"),
+        failures=[
+            {
+                "slide_id": f"bad{i}",
+                "failed_stage": "cohort",
+                "error_code": "unreadable",
+                "message": EVIL,
+            }
+            for i in range(3)
+        ],
+        pretraining=["a run"],
+        loss_svg=loss_curves({"dino": [np.array([2.0, 1.0])]}),
+        stages=[{"stage": "tiles", "folder": "f", "digest": "d", "parameters": EVIL}],
+    )
+    return render(dataclasses.replace(full, **changes))
+
+
+def test_everything_from_outside_is_escaped():
+    text = page()
+    assert "<script" not in text
+    assert text.count("&lt;script&gt;") >= 9
+
+
+def test_nothing_is_loaded_from_anywhere():
+    text = page()
+    for found in re.findall(r"""(?:src|href)\s*=\s*["']([^"']*)""", text):
+        assert found.startswith(("data:", "#")), found
+    assert "@import" not in text
+    assert not re.search(r"url\((?!#)", text)
+
+
+def test_every_failure_is_listed():
+    text = page()
+    assert all(f"bad{i}" in text for i in range(3))
+    assert "Nothing failed." in page(failures=[])
+
+
+def test_a_run_without_anything_still_has_a_page():
+    text = page(tasks=[], slides=[], attention_of="", failures=[], pretraining=[], loss_svg="",
+                tiles_svg="", protocol=[])  # fmt: skip
+    assert "No task was evaluated." in text
+    assert "No slide has a result." in text
+
+
+def test_the_same_page_has_the_same_bytes():
+    assert page() == page()
+
+
+def rows(labels, probabilities):
+    ids = [f"s{i}" for i in range(len(labels))]
+    return pd.DataFrame(
+        {"repeat": 0, "slide_id": ids, "label": labels, "probability": probabilities}
+    )
+
+
+def test_the_three_slides_follow_the_rule():
+    found = choose_slides(["s0", "s1", "s2", "s3"], rows([1, 1, 0, 0], [0.9, 0.2, 0.1, 0.6]))
+    assert [(c.title, c.slide_id) for c in found] == [
+        ("highest of the positive", "s0"),
+        ("lowest of the negative", "s2"),
+        ("worst mistake", "s1"),
+    ]
+    sure = choose_slides(["s0", "s1", "s2", "s3"], rows([1, 1, 0, 0], [0.9, 0.8, 0.1, 0.3]))
+    assert (sure[2].title, sure[2].slide_id) == ("least certain", "s3")
+    assert [c.slide_id for c in choose_slides(["a", "b", "c", "d"], None)] == ["a", "b", "c"]
+
+
+def test_attention_is_drawn_where_the_tiles_are():
+    from io import BytesIO
+
+    from PIL import Image
+
+    image = np.asarray(Image.open(BytesIO(JPEG))).astype(int)
+    assert image[15, 20].sum() > image[45, 60].sum() + 100
