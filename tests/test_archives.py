@@ -33,10 +33,10 @@ def write_archive(name):
         columns = {f.name: values.get(f.dtype, np.arange(2).astype(f.dtype)) for f in spec.fields}
         write_parquet(path_of(name), pd.DataFrame(columns), spec, STAMP)
         return
-    arrays = {f.name: np.ones((2,) * (f.shape.count(",") or 1), f.dtype) for f in spec.fields}
-    arrays = {
-        n: a[0] if spec.type == "slide-embedding" and a.ndim > 1 else a for n, a in arrays.items()
+    ranks = {
+        f.name: len([part for part in f.shape.strip("()").split(",") if part]) for f in spec.fields
     }
+    arrays = {f.name: np.ones((2,) * ranks[f.name], f.dtype) for f in spec.fields}
     write_hdf5(path_of(name), arrays, spec, STAMP, {key: 1 for key, _ in spec.attributes})
 
 
