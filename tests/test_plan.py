@@ -102,6 +102,7 @@ def test_one_encoder_a_fold_by_default_and_one_for_all_where_asked(plan):
     [
         ({"pretrain": {"runs": [{"patients": "split"}]}}, "split = pretrain"),
         ({"evaluate": {}}, "per-fold needs folds"),
+        ({"evaluate": BASE["evaluate"] | {"splits": "none.csv"}}, "there is no such file"),
         ({"evaluate": {"tasks": [{"name": "t", "column": "x"}]}}, "It has: label"),
     ],
 )

@@ -12,7 +12,7 @@ from typing import Literal
 
 from slidemill import versions
 from slidemill.artifacts import formats
-from slidemill.artifacts.digest import bucket_of, digest_of
+from slidemill.artifacts.digest import bucket_of, digest_of, file_sha256
 from slidemill.artifacts.folder import StageId
 from slidemill.cohort.sheet import Sheet, SheetRow, read_sheet
 from slidemill.config import Config, PretrainRun, TaskConfig, TilesConfig
@@ -341,9 +341,11 @@ def _plan_splits(config: Config, task: TaskConfig, sheet: Sheet, folder: Path) -
         ),
     }
     if evaluate.splits is not None:
-        from slidemill.features.weights import weights_of_file
-
-        parameters["given"] = weights_of_file(folder / evaluate.splits).sha256
+        path = folder / evaluate.splits
+        if not path.is_file():
+            problem = Problem("evaluate.splits", f"{path}: there is no such file", "Mend the path")
+            raise ConfigError("config", [problem])
+        parameters["given"] = file_sha256(path)
     return StageId("splits", task.name, formats.SPLITS, versions.SPLITS, parameters)
 
 

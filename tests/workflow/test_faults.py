@@ -148,3 +148,23 @@ def test_two_drivers_on_one_result_do_not_mix(project):
         fcntl.flock(stream, fcntl.LOCK_EX)
         printed = project.run(ok=False)
     assert "another run is working on these results" in printed
+
+
+def test_real_slides_go_through_to_features(project, shared):
+    folder = shared / "slides"
+    (project.folder / "slides.tsv").write_text(
+        "slide_id\tpath\tpatient_id\tmpp\n"
+        f"cmu\t{folder / 'CMU-1-Small-Region.svs'}\tp1\t\n"
+        f"tcga\t{folder / 'TCGA-CR-7395-01A-01-TS1.svs'}\tp2\t0.5\n"
+    )
+    project.configure(**FEATURES_ONLY, cohort={"sheet": "slides.tsv"}, tissue={})
+    project.run("features")
+    rows = project.manifest("features/*/manifest.parquet")
+    assert (rows["status"] == "ok").all()
+    # Both sections fill a known share of their slides; counts far off mean a wrong mask or grid.
+    assert 35 <= rows.loc["cmu", "count"] <= 65
+    assert 140 <= rows.loc["tcga", "count"] <= 200
+    cohort = project.manifest("cohort/*/cohort.parquet")
+    assert cohort["mpp_source"].to_dict() == {"cmu": "metadata:openslide.mpp-x", "tcga": "sheet"}
+    for suffix in ("jpg", "geojson", "h5"):
+        assert project.one(f"tissue/*/slides/cmu.{suffix}").stat().st_size > 1000
