@@ -86,7 +86,7 @@ def _buckets(plan: "Plan", bucket: str | None) -> list[str]:
         problem = Problem(
             "--bucket", f"no bucket {bucket!r}", f"There are: {', '.join(plan.buckets)}"
         )
-        raise ConfigError("command", [problem])
+        raise ConfigError("of this command", [problem])
     return [bucket]
 
 

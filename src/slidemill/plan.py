@@ -273,7 +273,7 @@ def _check_against_sheet(config: Config, sheet: Sheet) -> None:
             what = "per-fold needs folds, and there is no task"
             problems.append(Problem(where, what, "Add one to evaluate.tasks, or use all or split"))
     if problems:
-        raise ConfigError("config", problems)
+        raise ConfigError("of this run", problems)
 
 
 def _plan_encoder(config: Config, encoder: Encoder, tissue: StageId) -> EncoderPlan:
@@ -344,7 +344,7 @@ def _plan_splits(config: Config, task: TaskConfig, sheet: Sheet, folder: Path) -
         path = folder / evaluate.splits
         if not path.is_file():
             problem = Problem("evaluate.splits", f"{path}: there is no such file", "Mend the path")
-            raise ConfigError("config", [problem])
+            raise ConfigError("of this run", [problem])
         parameters["given"] = file_sha256(path)
     return StageId("splits", task.name, formats.SPLITS, versions.SPLITS, parameters)
 

@@ -37,7 +37,7 @@ def plan_workflow(values: Mapping[str, Any]) -> Plan:
     Raises:
         UserError: If the configuration or the sheet is not valid.
     """
-    plan = make_plan(parse_config(dict(values), "config"), Path())
+    plan = make_plan(parse_config(dict(values), "of this run"), Path())
     os.environ[CONFIG_VARIABLE] = str(resolved_path(plan.config))
     return plan
 

@@ -9,6 +9,7 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
+import tifffile
 
 from slidemill.slides.pyramid import write_pyramid
 
@@ -26,6 +27,9 @@ def test_every_kind_of_bad_slide_becomes_a_row(project, disc_pixels):
     (slides / "empty.svs").touch()
     write_pyramid(slides / "coarse.tif", disc_pixels, mpp_x=2.0, mpp_y=2.0)
     write_pyramid(slides / "libvips.tif", disc_pixels, mpp_x=1000.0, mpp_y=1000.0)
+    tifffile.imwrite(
+        slides / "nompp.tif", disc_pixels, tile=(256, 256), compression="jpeg", photometric="rgb"
+    )
     bad = {
         "torn": ("torn.tif", "unreadable"),
         "noise": ("noise.svs", "unreadable"),
@@ -34,6 +38,7 @@ def test_every_kind_of_bad_slide_becomes_a_row(project, disc_pixels):
         "glass": ("glass-1.tif", "no-tissue"),
         "coarse": ("coarse.tif", "too-coarse"),
         "libvips": ("libvips.tif", "mpp-implausible"),
+        "nompp": ("nompp.tif", "mpp-missing"),
     }
     lines = [
         {"slide_id": name, "path": f"slides/{path}", "patient_id": name}

@@ -5,7 +5,11 @@ rule write_report:
         stage_files("evaluate"),
         recompute=recompute("report"),
     output:
-        "<report>/report.html",
+        report(
+            "<report>/report.html",
+            caption="../report/report.rst",
+            category="Results",
+        ),
     log:
         "<logs>/report.log",
     conda:
