@@ -202,7 +202,7 @@ class PretrainRun(Section):
     student_temperature: float = Field(0.1, gt=0.0, description="Temperature of the student.")
     teacher_temperature: float = Field(0.04, gt=0.0, description="Temperature of the teacher.")
     centre_momentum: float = Field(0.9, ge=0.0, lt=1.0, description="Momentum of the centre.")
-    crops: CropsConfig = Field(CropsConfig(), description="Spatial crops of a slide.")  # type: ignore[call-arg]
+    crops: CropsConfig = Field(CropsConfig(), description="Spatial crops of a slide.")
     seed: int = Field(0, ge=0, description="Seed of initial weights, order and crops.")
 
     @model_validator(mode="after")
@@ -281,9 +281,9 @@ class EvaluateConfig(Section):
     splits: str | None = Field(
         None, description="A splits.parquet or .csv of your own (task, repeat, fold, patient_id)."
     )
-    abmil: AbmilConfig = Field(AbmilConfig(), description="Settings of abmil.")  # type: ignore[call-arg]
+    abmil: AbmilConfig = Field(AbmilConfig(), description="Settings of abmil.")
     linear_probe: LinearProbeConfig = Field(
-        LinearProbeConfig(),  # type: ignore[call-arg]
+        LinearProbeConfig(),
         description="Settings of linear-probe.",
     )
 
@@ -302,12 +302,12 @@ class Config(Section):
     buckets: int = Field(
         4, ge=1, le=9999, description="Jobs a stage is cut into; changes no result."
     )
-    cohort: CohortConfig = Field(CohortConfig())  # type: ignore[call-arg]
-    tissue: TissueConfig = Field(TissueConfig())  # type: ignore[call-arg]
-    tiles: TilesConfig = Field(TilesConfig())  # type: ignore[call-arg]
-    features: FeaturesConfig = Field(FeaturesConfig())  # type: ignore[call-arg]
-    pretrain: PretrainConfig = Field(PretrainConfig())  # type: ignore[call-arg]
-    evaluate: EvaluateConfig = Field(EvaluateConfig())  # type: ignore[call-arg]
+    cohort: CohortConfig = Field(CohortConfig())
+    tissue: TissueConfig = Field(TissueConfig())
+    tiles: TilesConfig = Field(TilesConfig())
+    features: FeaturesConfig = Field(FeaturesConfig())
+    pretrain: PretrainConfig = Field(PretrainConfig())
+    evaluate: EvaluateConfig = Field(EvaluateConfig())
     recompute: tuple[Recompute | Literal["failed"], ...] = Field(
         (),
         description="For the command line only (--config recompute=features): stages, separated by "
