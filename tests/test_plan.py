@@ -4,7 +4,7 @@ import pytest
 
 from slidemill.config import parse_config
 from slidemill.errors import ConfigError
-from slidemill.plan import make_plan
+from slidemill.planner import make_plan
 
 SHEET = "slide_id\tpath\tpatient_id\tlabel\n" + "".join(
     f"s{i}\ts{i}.svs\tp{i}\t{i % 2}\n" for i in range(10)

@@ -44,7 +44,7 @@ DEMO: dict[str, Any] = {
 
 _HEADER = """\
 # The demo's configuration; every key is here, with what it means.
-# Generated from src/slidemill/config.py by `python -m slidemill.generate`; edit it or a copy.
+# Generated from src/slidemill/config/ by `python -m slidemill.generate`; edit it or a copy.
 # yaml-language-server: $schema=workflow/schemas/config.schema.json
 """
 _WIDTH = 98

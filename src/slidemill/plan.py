@@ -1,33 +1,28 @@
-"""The plan: from a configuration and a sheet to the identity and the folder of every stage.
+"""The plan: the identity and the folder of every stage that a configuration asks for.
 
-Workflow and commands both ask here, so that they never disagree about a digest. Reads the
-configuration, the sheet and the weights' digests; opens no slide and imports no torch.
+Workflow and commands both ask here, so that they never disagree about a digest.
+`slidemill.planner` makes it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from slidemill import versions
-from slidemill.artifacts import formats
-from slidemill.artifacts.digest import bucket_of, digest_of, file_sha256
+from slidemill.artifacts.digest import bucket_of, digest_of
 from slidemill.artifacts.folder import StageId
-from slidemill.cohort.sheet import Sheet, SheetRow, read_sheet
-from slidemill.config import Config, PretrainRun, TaskConfig, TilesConfig
-from slidemill.errors import ConfigError, Problem
-from slidemill.features.encoders import Encoder, resolve
-
-BATCH_ONLY = {"name"}
-"""Keys of a run or a task that label it and change no value."""
+from slidemill.cohort.sheet import Sheet, SheetRow
+from slidemill.config import Config, PretrainRun, TaskConfig
+from slidemill.features.encoders import Encoder
 
 
 @dataclass(frozen=True)
 class EncoderPlan:
-    """A tile encoder, the tiles it reads and the features it writes."""
+    """A tile encoder, the candidates and tiles that it reads, and the features that it writes."""
 
     encoder: Encoder
+    candidates: StageId
     tiles: StageId
     features: StageId
 
@@ -82,6 +77,7 @@ class Plan:
     Attributes:
         config: The configuration.
         sheet: The validated sheet.
+        folder: Where the configuration's relative paths start.
         results: Folder of all results.
         cohort: Identity of the cohort stage.
         tissue: Identity of the tissue stage.
@@ -95,6 +91,7 @@ class Plan:
 
     config: Config
     sheet: Sheet
+    folder: Path
     results: Path
     cohort: StageId
     tissue: StageId
@@ -124,11 +121,33 @@ class Plan:
         """Distinct tilings by the name of their folder."""
         return {plan.tiles.name: plan.tiles for plan in self.encoders}
 
+    @cached_property
+    def candidates(self) -> dict[str, StageId]:
+        """The candidates of every tiling, by the name of the tiling's folder."""
+        return {plan.tiles.name: plan.candidates for plan in self.encoders}
+
+    @property
+    def coordinates(self) -> Path | None:
+        """Folder of imported coordinates, for `tiles.grid: import`."""
+        folder = self.config.tiles.coordinates
+        return self.folder / folder if folder is not None else None
+
     def bucket_digest(self, bucket: str) -> str:
-        """Digest of what the sheet says of a bucket's slides, labels left out."""
+        """Digest of what the sheet says of a bucket's slides, labels left out.
+
+        Files beside the slides count with their length and time, so that an edited one runs the
+        bucket again; what it changes is found out there, by its sha256.
+        """
         return digest_of(
             [
-                [row.slide_id, str(row.path), row.mpp, str(row.tissue)]
+                [
+                    row.slide_id,
+                    str(row.path),
+                    row.mpp,
+                    str(row.tissue),
+                    _age(row.tissue),
+                    _age(self.coordinates and self.coordinates / f"{row.slide_id}.parquet"),
+                ]
                 for row in self.buckets[bucket]
             ]
         )
@@ -198,236 +217,9 @@ class Plan:
         return [self.metrics_path(cell.stage) for cell in self.cells if cell.task.name == task]
 
 
-def make_plan(config: Config, folder: Path) -> Plan:
-    """Plan what a configuration asks for.
-
-    Args:
-        config: The configuration.
-        folder: Where its relative paths start.
-
-    Raises:
-        SheetError: If the sheet is not valid.
-        ConfigError: If the configuration does not fit the sheet or the encoders.
-        WeightsError: If weights are not on this machine.
-    """
-    sheet = read_sheet(folder / config.cohort.sheet)
-    _check_against_sheet(config, sheet)
-    cohort = StageId(
-        "cohort",
-        sheet.path.stem,
-        formats.COHORT,
-        versions.COHORT,
-        {"missing_mpp": config.cohort.missing_mpp},
-    )
-    tissue = StageId(
-        "tissue",
-        config.tissue.method,
-        formats.TISSUE,
-        versions.TISSUE,
-        config.tissue.model_dump(mode="json"),
-        (cohort,),
-    )
-    encoders = tuple(
-        _plan_encoder(config, resolve(entry, folder), tissue) for entry in config.features.entries()
-    )
-    splits = {
-        task.name: _plan_splits(config, task, sheet, folder) for task in config.evaluate.tasks
-    }
-    pretrain = tuple(_plan_pretrain(config, encoders, splits, sheet))
-    cells = tuple(_plan_cells(config, encoders, splits, pretrain))
-    evaluate = {
-        task.name: StageId(
-            "evaluate",
-            task.name,
-            formats.METRICS,
-            versions.EVALUATE,
-            {"bootstrap": config.evaluate.bootstrap, "seed": config.evaluate.seed},
-            tuple(cell.stage for cell in cells if cell.task.name == task.name),
-        )
-        for task in config.evaluate.tasks
-    }
-    above = (tissue, *(plan.features for plan in encoders), *evaluate.values())
-    rows = {"sheet": _rows_digest(sheet)}
-    report = StageId("report", "report", formats.METRICS, versions.REPORT, rows, above)
-    return Plan(
-        config, sheet, folder / config.results, cohort, tissue, encoders, splits, pretrain, cells,
-        evaluate, report,
-    )  # fmt: skip
-
-
-def _check_against_sheet(config: Config, sheet: Sheet) -> None:
-    """Refuse a configuration that asks for columns which the sheet does not have."""
-    problems = []
-    for number, task in enumerate(config.evaluate.tasks):
-        if task.column not in sheet.label_columns:
-            has = ", ".join(sheet.label_columns) or "none"
-            what = f"the sheet has no label column {task.column!r}"
-            problems.append(Problem(f"evaluate.tasks.{number}.column", what, f"It has: {has}"))
-    trains = {row.split for row in sheet.rows}
-    for number, run in enumerate(config.pretrain.runs):
-        where = f"pretrain.runs.{number}.patients"
-        if run.patients == "split" and "pretrain" not in trains:
-            what = "no row of the sheet has split = pretrain"
-            problems.append(Problem(where, what, "Fill the sheet's split column, or use per-fold"))
-        if run.patients == "per-fold" and not config.evaluate.tasks:
-            what = "per-fold needs folds, and there is no task"
-            problems.append(Problem(where, what, "Add one to evaluate.tasks, or use all or split"))
-    if problems:
-        raise ConfigError("of this run", problems)
-
-
-def _plan_encoder(config: Config, encoder: Encoder, tissue: StageId) -> EncoderPlan:
-    tile_px, mpp = _tile_size(config.tiles, encoder)
-    tiles = StageId(
-        "tiles",
-        f"{tile_px}px-{mpp:g}mpp",
-        formats.TILES,
-        versions.TILES,
-        {
-            "tile_px": tile_px,
-            "mpp": mpp,
-            "overlap_px": config.tiles.overlap_px,
-            "min_tissue": config.tiles.min_tissue,
-            "grid": config.tiles.grid,
-        },
-        (tissue,),
-    )
-    precision = config.features.precision if encoder.spec.needs_weights else "fp32"
-    features = StageId(
-        "features",
-        encoder.label,
-        formats.FEATURES,
-        versions.FEATURES,
-        {
-            "encoder": encoder.spec.name,
-            "encoder_version": encoder.spec.algorithm_version,
-            "weights_sha256": encoder.weights_sha256,
-            "precision": precision,
-        },
-        (tiles,),
-    )
-    return EncoderPlan(encoder, tiles, features)
-
-
-def _tile_size(tiles: TilesConfig, encoder: Encoder) -> tuple[int, float]:
-    """Tile size in pixels and um per pixel, `auto` resolved."""
-    spec, mpp = encoder.spec, tiles.resolved_mpp()
-    unknown = [
-        key
-        for key, value, own in (("tile_px", tiles.tile_px, spec.tile_px), ("mpp", mpp, spec.mpp))
-        if value == "auto" and own is None
-    ]
-    if unknown:
-        what = f"auto, but what {spec.name} was trained on is not known"
-        raise ConfigError(
-            "config", [Problem(f"tiles.{key}", what, "Give a number") for key in unknown]
-        )
-    tile_px = spec.tile_px if tiles.tile_px == "auto" else tiles.tile_px
-    resolved = spec.mpp if mpp == "auto" else mpp
-    assert tile_px is not None
-    assert resolved is not None
-    return tile_px, float(resolved)
-
-
-def _plan_splits(config: Config, task: TaskConfig, sheet: Sheet, folder: Path) -> StageId:
-    evaluate = config.evaluate
-    parameters: dict[str, object] = {
-        "task": task.model_dump(mode="json", exclude=BATCH_ONLY),
-        "folds": evaluate.folds,
-        "repeats": evaluate.repeats,
-        "seed": evaluate.seed,
-        "rows": digest_of(
-            sorted([r.slide_id, r.patient_id, r.labels.get(task.column)] for r in sheet.rows)
-        ),
-    }
-    if evaluate.splits is not None:
-        path = folder / evaluate.splits
-        if not path.is_file():
-            problem = Problem("evaluate.splits", f"{path}: there is no such file", "Mend the path")
-            raise ConfigError("of this run", [problem])
-        parameters["given"] = file_sha256(path)
-    return StageId("splits", task.name, formats.SPLITS, versions.SPLITS, parameters)
-
-
-def _rows_digest(sheet: Sheet) -> str:
-    """Digest of who the slides are, for stages that read the whole cohort."""
-    return digest_of(sorted([row.slide_id, row.patient_id, row.split or ""] for row in sheet.rows))
-
-
-def _plan_pretrain(
-    config: Config,
-    encoders: Sequence[EncoderPlan],
-    splits: Mapping[str, StageId],
-    sheet: Sheet,
-) -> list[PretrainPlan]:
-    plans = []
-    rows = _rows_digest(sheet)
-    folds = [
-        (task.name, repeat, fold)
-        for task in config.evaluate.tasks
-        for repeat in range(config.evaluate.repeats)
-        for fold in range(config.evaluate.folds)
-    ]
-    for run in config.pretrain.runs:
-        units = folds if run.patients == "per-fold" else [(None, -1, -1)]
-        for encoder in encoders:
-            for task, repeat, fold in units:
-                label = f"{run.name}-{encoder.encoder.label}"
-                upstream: tuple[StageId, ...] = (encoder.features,)
-                if task is not None:
-                    label += f"-{task}-r{repeat}f{fold}"
-                    upstream += (splits[task],)
-                parameters = run.model_dump(mode="json", exclude=BATCH_ONLY)
-                parameters |= {"rows": rows, "repeat": repeat, "fold": fold}
-                stage = StageId(
-                    "pretrain", label, formats.EMBEDDING, versions.PRETRAIN, parameters, upstream
-                )
-                plans.append(PretrainPlan(run, encoder, task, repeat, fold, stage))
-    return plans
-
-
-def _plan_cells(
-    config: Config,
-    encoders: Sequence[EncoderPlan],
-    splits: Mapping[str, StageId],
-    pretrain: Sequence[PretrainPlan],
-) -> list[CellPlan]:
-    evaluate = config.evaluate
-    cells = []
-    for task in evaluate.tasks:
-        for model in evaluate.models:
-            settings = evaluate.abmil if model == "abmil" else evaluate.linear_probe
-            parameters = {
-                "task": task.model_dump(mode="json", exclude=BATCH_ONLY),
-                "model": model,
-                "settings": settings.model_dump(mode="json"),
-                "seed": evaluate.seed,
-            }
-            for encoder in encoders:
-                for source, encoders_of_folds in _inputs(model, task, encoder, pretrain):
-                    upstream = (
-                        splits[task.name],
-                        encoder.features,
-                        *(plan.stage for plan in encoders_of_folds.values()),
-                    )
-                    label = f"{task.name}-{model}-{source}".replace("/", "-").replace(":", "-")
-                    stage = StageId(
-                        "evaluate", label, formats.PREDICTIONS, versions.EVALUATE, parameters,
-                        upstream,
-                    )  # fmt: skip
-                    cells.append(CellPlan(task, model, source, encoder, encoders_of_folds, stage))
-    return cells
-
-
-def _inputs(
-    model: str, task: TaskConfig, encoder: EncoderPlan, pretrain: Sequence[PretrainPlan]
-) -> list[tuple[str, dict[tuple[int, int], PretrainPlan]]]:
-    """What a model is run on: tile features, and for a probe every slide encoder's embeddings."""
-    name = encoder.encoder.label
-    found: dict[str, dict[tuple[int, int], PretrainPlan]] = {name: {}}
-    if model == "linear-probe":
-        for plan in pretrain:
-            if plan.encoder is encoder and plan.task in (None, task.name):
-                source = f"{name}/{plan.run.name}"
-                found.setdefault(source, {})[plan.repeat, plan.fold] = plan
-    return list(found.items())
+def _age(path: Path | None) -> list[int] | None:
+    """Length and time of a file beside a slide, if there is one."""
+    if path is None or not path.is_file():
+        return None
+    found = path.stat()
+    return [found.st_size, found.st_mtime_ns]

@@ -19,7 +19,8 @@ from slidemill.artifacts.digest import SHORT, canonical_json, digest_of
 from slidemill.artifacts.provenance import command_line, run_record, write_run_record
 from slidemill.config import Config, parse_config
 from slidemill.errors import UserError
-from slidemill.plan import Plan, make_plan
+from slidemill.plan import Plan
+from slidemill.planner import make_plan
 
 CONFIG_VARIABLE = "SLIDEMILL_CONFIG"
 """Environment variable in which the workflow tells its jobs where the configuration is."""

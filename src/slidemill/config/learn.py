@@ -1,0 +1,190 @@
+"""Settings of the stages that learn: features, pretrain, evaluate."""
+
+from typing import Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from slidemill.config.base import Device, Fraction, Name, Section
+
+
+class EncoderEntry(Section):
+    """An encoder with weights of the user's own."""
+
+    name: str = Field(description="A name from `slidemill encoders`, or timm:NAME.")
+    checkpoint: str | None = Field(
+        None, description="A safetensors or state-dict file to load instead of published weights."
+    )
+
+
+class FeaturesConfig(Section):
+    """Which encoders turn tiles into features."""
+
+    encoders: tuple[str | EncoderEntry, ...] = Field(
+        ("hed-texture",),
+        min_length=1,
+        description="Names from `slidemill encoders`, or timm:NAME; each gets its own folder and "
+        "all are compared. {name: ..., checkpoint: PATH} loads weights of your own.",
+    )
+    precision: Literal["auto", "fp32", "fp16", "bf16"] = Field(
+        "auto", description="Arithmetic of the encoder; auto is the encoder's own, fp32 on a CPU."
+    )
+    batch_size: int = Field(64, ge=1, description="Tiles a batch; does not change the results.")
+    device: Device = Field(
+        "auto", description="Where encoders run; auto takes a GPU where there is one."
+    )
+
+    @field_validator("encoders")
+    @classmethod
+    def _distinct(cls, value: tuple[str | EncoderEntry, ...]) -> tuple[str | EncoderEntry, ...]:
+        if len({repr(entry) for entry in value}) != len(value):
+            raise ValueError("the same encoder is named twice")
+        return value
+
+    def entries(self) -> tuple[EncoderEntry, ...]:
+        """Every encoder in the long form."""
+        return tuple(
+            EncoderEntry(name=entry, checkpoint=None) if isinstance(entry, str) else entry
+            for entry in self.encoders
+        )
+
+
+class CropsConfig(Section):
+    """Spatial crops of a slide for self-supervised training."""
+
+    global_crops: int = Field(2, ge=2, le=8, description="Large crops a slide.")
+    global_scale: tuple[Fraction, Fraction] = Field(
+        (0.5, 1.0), description="Smallest and largest edge of a large crop, share of the slide's."
+    )
+    local_crops: int = Field(4, ge=0, le=16, description="Small crops a slide.")
+    local_scale: tuple[Fraction, Fraction] = Field(
+        (0.2, 0.5), description="Smallest and largest edge of a small crop, share of the slide's."
+    )
+    min_tiles: int = Field(4, ge=1, description="A crop has at least so many tiles.")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        for key in ("global_scale", "local_scale"):
+            low, high = getattr(self, key)
+            if not 0.0 < low <= high:
+                raise ValueError(f"{key} has to be [smallest, largest], both above 0")
+        return self
+
+
+class PretrainRun(Section):
+    """One slide encoder per tile encoder, trained without labels."""
+
+    name: Name = Field("dino", description="Label of the run; part of its folder's name.")
+    method: Literal["dino"] = Field("dino", description="Self-distillation of the slide token.")
+    attention: Literal["exact"] = Field("exact", description="Softmax attention over all tiles.")
+    patients: Literal["per-fold", "split", "all"] = Field(
+        "per-fold",
+        description="per-fold: one encoder a fold, which never saw its test patients. split: only "
+        "rows of the sheet with split = pretrain. all: everything; stated beside every result.",
+    )
+    width: int = Field(384, ge=16, description="Width of the transformer.")
+    depth: int = Field(6, ge=1, description="Layers of the transformer.")
+    heads: int = Field(6, ge=1, description="Attention heads; divides the width.")
+    prototypes: int = Field(4096, ge=8, description="Outputs of the DINO head.")
+    max_tiles: int = Field(
+        8192, ge=8, description="Crops are cut from at most so many tiles a slide, drawn anew."
+    )
+    epochs: int = Field(100, ge=1, description="Passes over the training slides.")
+    batch_slides: int = Field(32, ge=2, description="Slides a step.")
+    learning_rate: float = Field(5e-4, gt=0.0, description="Peak learning rate (AdamW).")
+    weight_decay: float = Field(0.04, ge=0.0, description="Weight decay (AdamW).")
+    warmup: Fraction = Field(0.1, description="Share of the steps with a rising learning rate.")
+    teacher_momentum: float = Field(
+        0.996, ge=0.0, lt=1.0, description="First momentum of the teacher; rises to 1 by a cosine."
+    )
+    student_temperature: float = Field(0.1, gt=0.0, description="Temperature of the student.")
+    teacher_temperature: float = Field(0.04, gt=0.0, description="Temperature of the teacher.")
+    centre_momentum: float = Field(0.9, ge=0.0, lt=1.0, description="Momentum of the centre.")
+    crops: CropsConfig = Field(CropsConfig(), description="Spatial crops of a slide.")
+    seed: int = Field(0, ge=0, description="Seed of initial weights, order and crops.")
+
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        if self.width % (4 * self.heads):
+            raise ValueError("width has to be a multiple of 4 x heads")
+        return self
+
+
+class PretrainConfig(Section):
+    """Slide encoders trained without labels."""
+
+    runs: tuple[PretrainRun, ...] = Field(
+        (), description="May be empty; each is one slide encoder per tile encoder."
+    )
+    device: Device = Field("auto", description="Where slide encoders are trained.")
+
+    @field_validator("runs")
+    @classmethod
+    def _distinct(cls, value: tuple[PretrainRun, ...]) -> tuple[PretrainRun, ...]:
+        if len({run.name for run in value}) != len(value):
+            raise ValueError("two runs have the same name")
+        return value
+
+
+class TaskConfig(Section):
+    """One label to predict."""
+
+    name: Name = Field(description="Label of the task; part of its folder's name.")
+    column: str = Field(description="Column of the sheet that holds the label.")
+    type: Literal["binary"] = Field("binary", description="Two classes.")
+    positive: str | None = Field(
+        None, description="The label that counts as positive; by default the later one in order."
+    )
+    shuffle_labels: bool = Field(
+        False,
+        description="A control: labels permuted among patients. Its intervals have to cover 0.5.",
+    )
+
+
+class AbmilConfig(Section):
+    """Gated attention MIL (Ilse et al. 2018)."""
+
+    width: int = Field(128, ge=4, description="Width of the tile embedding.")
+    attention_width: int = Field(64, ge=2, description="Width of the gated attention.")
+    dropout: Fraction = Field(0.25, description="Dropout on the tile embedding.")
+    epochs: int = Field(40, ge=1, description="Passes over the training bags.")
+    learning_rate: float = Field(1e-3, gt=0.0, description="Learning rate (AdamW).")
+    weight_decay: float = Field(1e-3, ge=0.0, description="Weight decay (AdamW).")
+    batch_bags: int = Field(8, ge=1, description="Bags a step.")
+    max_tiles: int = Field(4096, ge=16, description="Tiles drawn from a bag in a training step.")
+
+
+class LinearProbeConfig(Section):
+    """L2-regularised logistic regression on one vector a slide."""
+
+    C: float = Field(0.5, gt=0.0, description="Inverse strength of the regularisation.")
+
+
+class EvaluateConfig(Section):
+    """What is predicted, by which models, under which protocol."""
+
+    tasks: tuple[TaskConfig, ...] = Field((), description="Labels to predict; may be empty.")
+    models: tuple[Literal["abmil", "linear-probe"], ...] = Field(
+        ("abmil", "linear-probe"),
+        min_length=1,
+        description="abmil on tile features; linear-probe on their mean and on slide embeddings. "
+        "All see the same folds.",
+    )
+    folds: int = Field(5, ge=2, description="Patient-grouped, label-stratified folds.")
+    repeats: int = Field(1, ge=1, description="Repetitions of the k-fold with other shuffles.")
+    seed: int = Field(0, ge=0, description="Seed of folds, models and bootstrap.")
+    bootstrap: int = Field(1000, ge=100, description="Draws of patients for the 95 % intervals.")
+    splits: str | None = Field(
+        None, description="A splits.parquet or .csv of your own (task, repeat, fold, patient_id)."
+    )
+    abmil: AbmilConfig = Field(AbmilConfig(), description="Settings of abmil.")
+    linear_probe: LinearProbeConfig = Field(
+        LinearProbeConfig(),
+        description="Settings of linear-probe.",
+    )
+
+    @field_validator("tasks")
+    @classmethod
+    def _distinct(cls, value: tuple[TaskConfig, ...]) -> tuple[TaskConfig, ...]:
+        if len({task.name for task in value}) != len(value):
+            raise ValueError("two tasks have the same name")
+        return value
