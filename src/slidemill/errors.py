@@ -89,13 +89,24 @@ class SlideCode(StrEnum):
     """Why a slide failed; the closed set of `error_code` values in manifests."""
 
     FILE_MISSING = "file-missing"
+    NOT_A_FILE = "not-a-file"
+    SYMLINK_LOOP = "symlink-loop"
+    NO_PERMISSION = "no-permission"
+    EMPTY = "empty"
+    TRUNCATED = "truncated"
+    NOT_A_SLIDE = "not-a-slide"
+    UNSUPPORTED = "unsupported"
     UNREADABLE = "unreadable"
     READ_ERROR = "read-error"
     MPP_MISSING = "mpp-missing"
     MPP_IMPLAUSIBLE = "mpp-implausible"
     TOO_COARSE = "too-coarse"
+    TISSUE_FILE = "tissue-file"
     NO_TISSUE = "no-tissue"
+    NO_COORDINATES = "no-coordinates"
     NO_TILES = "no-tiles"
+    CRASHED = "crashed"
+    TIMED_OUT = "timed-out"
 
 
 class SlideError(SlidemillError):
@@ -107,6 +118,7 @@ class SlideError(SlidemillError):
     """
 
     def __init__(self, code: SlideCode, message: str) -> None:
+        # One line, whatever a library said: manifests and logs are read by line.
         self.code = code
-        self.message = message
-        super().__init__(f"{code.value}: {message}")
+        self.message = " ".join(message.split())
+        super().__init__(f"{code.value}: {self.message}")

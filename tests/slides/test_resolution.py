@@ -1,6 +1,7 @@
 import pytest
 
 from slidemill.errors import SlideCode, SlideError
+from slidemill.slides.reader import Slide
 from slidemill.slides.resolution import is_plausible, objective_power, resolve_mpp
 
 META = {"openslide.mpp-x": "0.25", "openslide.mpp-y": "0.26"}
@@ -46,3 +47,127 @@ def test_rubbish_in_the_metadata_is_no_mpp():
     meta = {"openslide.mpp-x": "n/a", "openslide.mpp-y": "n/a", "openslide.objective-power": "x"}
     assert code(meta, None, "objective") == SlideCode.MPP_MISSING
     assert objective_power(meta) is None
+
+
+@pytest.mark.parametrize(
+    ("properties", "expected", "key"),
+    [
+        ({"aperio.MPP": "0.2520"}, (0.252, 0.252), "aperio.MPP"),
+        (
+            {"openslide.mpp-x": "0.25", "openslide.mpp-y": "0.26", "aperio.MPP": "0.3"},
+            (0.25, 0.26),
+            "openslide.mpp-x",
+        ),
+        ({"ventana.ScanRes": "0.4650"}, (0.465, 0.465), "ventana.ScanRes"),
+        (
+            {
+                "mirax.LAYER_0_LEVEL_0_SECTION.MICROMETER_PER_PIXEL_X": "0.2325",
+                "mirax.LAYER_0_LEVEL_0_SECTION.MICROMETER_PER_PIXEL_Y": "0.2330",
+            },
+            (0.2325, 0.233),
+            "mirax.LAYER_0_LEVEL_0_SECTION.MICROMETER_PER_PIXEL_X",
+        ),
+        (
+            {"philips.DICOM_PIXEL_SPACING": '"0.000226907" "0.000226891"'},
+            (0.226891, 0.226907),
+            "philips.DICOM_PIXEL_SPACING",
+        ),
+        (
+            {"openslide.comment": "<a><PixelSizeMicrons>0.2738</PixelSizeMicrons></a>"},
+            (0.2738, 0.2738),
+            "openslide.comment:PixelSizeMicrons",
+        ),
+        (
+            {"ome.PhysicalSizeX": "0.5", "ome.PhysicalSizeY": "0.4"},
+            (0.5, 0.4),
+            "ome.PhysicalSizeX",
+        ),
+        (
+            {
+                "ome.PhysicalSizeX": "250",
+                "ome.PhysicalSizeXUnit": "nm",
+                "ome.PhysicalSizeY": "0.00025",
+                "ome.PhysicalSizeYUnit": "mm",
+            },
+            (0.25, 0.25),
+            "ome.PhysicalSizeX",
+        ),
+        (
+            {"dicom.PixelSpacing-x": "0.499", "dicom.PixelSpacing-y": "0.5"},
+            (0.499, 0.5),
+            "dicom.PixelSpacing-x",
+        ),
+        (
+            {
+                "tiff.XResolution": "40000",
+                "tiff.YResolution": "20000",
+                "tiff.ResolutionUnit": "centimeter",
+            },
+            (0.25, 0.5),
+            "tiff.XResolution",
+        ),
+        (
+            {
+                "tiff.XResolution": "50800",
+                "tiff.YResolution": "50800",
+                "tiff.ResolutionUnit": "inch",
+            },
+            (0.5, 0.5),
+            "tiff.XResolution",
+        ),
+    ],
+)
+def test_every_key_that_vendors_use(properties, expected, key):
+    found = resolve_mpp(properties, None, "refuse")
+    assert (found.mpp_x, found.mpp_y) == pytest.approx(expected)
+    assert found.source == f"metadata:{key}"
+
+
+@pytest.mark.parametrize("dpi", [72, 96, 150, 300, 600, 1200])
+def test_what_printers_and_screens_say_is_no_resolution(dpi):
+    tags = {"tiff.XResolution": str(dpi), "tiff.YResolution": str(dpi)}
+    assert code(tags | {"tiff.ResolutionUnit": "inch"}, None, "refuse") == (
+        SlideCode.MPP_IMPLAUSIBLE
+    )
+    per_cm = {key: str(dpi / 2.54) for key in tags} | {"tiff.ResolutionUnit": "centimeter"}
+    assert code(per_cm, None, "refuse") == SlideCode.MPP_IMPLAUSIBLE
+
+
+def test_libvips_default_and_tags_without_a_unit():
+    tags = {"tiff.XResolution": "10", "tiff.YResolution": "10"}
+    assert code(tags | {"tiff.ResolutionUnit": "centimeter"}, None, "refuse") == (
+        SlideCode.MPP_IMPLAUSIBLE
+    )
+    assert code(tags | {"tiff.ResolutionUnit": "none"}, None, "refuse") == SlideCode.MPP_MISSING
+
+
+def test_an_implausible_key_gives_way_to_the_next():
+    properties = {"openslide.mpp-x": "1000", "openslide.mpp-y": "1000", "aperio.MPP": "0.25"}
+    assert resolve_mpp(properties, None, "refuse").source == "metadata:aperio.MPP"
+    stretched = {"openslide.mpp-x": "0.25", "openslide.mpp-y": "25"}
+    assert code(stretched, None, "refuse") == SlideCode.MPP_IMPLAUSIBLE
+
+
+def test_real_slides_have_the_mpp_that_they_are_known_to_have(shared):
+    known = {
+        "CMU-1-Small-Region.svs": (0.499, "metadata:aperio.MPP"),
+        "OS-1-detail.ome.tif": (0.2271, "metadata:ome.PhysicalSizeX"),
+        "OS-2-vsi-Ki67.ome.tif": (0.3461, "metadata:ome.PhysicalSizeX"),
+        "fluorescence-dapi.ndpi": (0.2282, "metadata:openslide.mpp-x"),
+        "camelyon_jpeg.dcm": (28.97, "metadata:openslide.mpp-x"),
+    }
+    for name, (mpp, source) in known.items():
+        with Slide(shared / "slides" / name) as slide:
+            found = resolve_mpp(slide.properties, None, "refuse")
+        assert found.mpp_x == pytest.approx(mpp, rel=1e-3)
+        assert found.source == source
+    for name, expected in (
+        ("TCGA-CR-7395-01A-01-TS1.svs", SlideCode.MPP_MISSING),
+        ("openslide-boxes.tiff", SlideCode.MPP_IMPLAUSIBLE),
+    ):
+        for reader in ("auto", "openslide"):
+            with Slide(shared / "slides" / name, reader) as slide:
+                assert code(slide.properties, None, "refuse") == expected
+    with Slide(shared / "slides" / "camelyon_jpeg.dcm", "wsidicom") as slide:
+        found = resolve_mpp(slide.properties, None, "refuse")
+    assert found.mpp_x == pytest.approx(28.97, rel=1e-3)

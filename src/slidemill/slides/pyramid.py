@@ -1,9 +1,10 @@
 """Writing pyramidal tiled TIFF slides that OpenSlide reads as `generic-tiff`.
 
 Level 0 is the first directory; every further level is a directory of its own that is marked as a
-reduced image, half the last in each direction and averaged by area. Tiles are JPEG. The resolution
-is in the tags as pixels per centimetre, which is what OpenSlide turns into um per pixel. The same
-pixels give the same bytes: the file has no date and no name of a software.
+reduced image, half the last in each direction (or a quarter, as Aperio's) and averaged by area.
+Tiles are JPEG. The resolution is in the tags as pixels per centimetre, which is what OpenSlide
+turns into um per pixel. The same pixels give the same bytes: the file has no date and no name of a
+software.
 """
 
 from collections.abc import Iterator
@@ -30,6 +31,7 @@ def write_pyramid(
     tile_px: int = 256,
     quality: int = 85,
     levels: int | None = None,
+    factor: int = 2,
 ) -> None:
     """Write a slide, atomically.
 
@@ -41,6 +43,7 @@ def write_pyramid(
         tile_px: Edge of a tile in pixels, a multiple of 16.
         quality: JPEG quality, 1 to 100.
         levels: Number of levels; without it, as many as it takes until a level fits in one tile.
+        factor: How many times smaller each level is than the one before.
 
     Raises:
         ValueError: If the pixels are no RGB image, an mpp or `quality` is out of its range,
@@ -57,14 +60,17 @@ def write_pyramid(
     if not 1 <= quality <= 100:
         raise ValueError(f"quality has to be 1 to 100, not {quality}")
     height, width = pixels.shape[:2]
-    count = _levels_to_one_tile(max(height, width), tile_px) if levels is None else levels
-    if not 1 <= count <= min(height, width).bit_length():
+    if factor < 2:
+        raise ValueError(f"factor has to be 2 or more, not {factor}")
+    whole = _levels_to_one_tile(max(height, width), tile_px, factor)
+    count = whole if levels is None else levels
+    if count < 1 or min(height, width) < factor ** (count - 1):
         raise ValueError(f"a slide of {width} x {height} pixels cannot have {count} levels")
     with (
         atomic_path(path) as temporary,
         tifffile.TiffWriter(temporary, bigtiff=pixels.nbytes >= 2**32, byteorder="<") as writer,
     ):
-        for number, level in enumerate(_halvings(pixels, count)):
+        for number, level in enumerate(_levels(pixels, count, factor)):
             _write_level(
                 writer,
                 level,
@@ -78,21 +84,23 @@ def write_pyramid(
             )
 
 
-def _levels_to_one_tile(size: int, tile_px: int) -> int:
+def _levels_to_one_tile(size: int, tile_px: int, factor: int) -> int:
     """Number of levels until the longer side is no longer than a tile."""
     count = 1
     while size > tile_px:
-        size //= 2
+        size //= factor
         count += 1
     return count
 
 
-def _halvings(pixels: npt.NDArray[np.uint8], count: int) -> Iterator[npt.NDArray[np.uint8]]:
+def _levels(
+    pixels: npt.NDArray[np.uint8], count: int, factor: int
+) -> Iterator[npt.NDArray[np.uint8]]:
     """The levels, each the area average of the last; odd sizes are rounded down."""
     yield pixels
     image = Image.fromarray(pixels)
     for _ in range(count - 1):
-        size = (image.width // 2, image.height // 2)
+        size = (image.width // factor, image.height // factor)
         image = image.resize(size, Image.Resampling.BOX)
         yield np.asarray(image)
 

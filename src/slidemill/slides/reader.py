@@ -1,4 +1,4 @@
-"""Opening slides: one small interface, OpenSlide behind it.
+"""Opening slides: one small interface over all readers.
 
 A `Slide` reads rectangles of a pyramid level as RGB, composited on white where the slide is
 transparent or ends. Every fault of a file becomes a `SlideError`, so that one bad slide never costs
@@ -7,17 +7,13 @@ another.
 
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
-
-import numpy as np
-import numpy.typing as npt
-import openslide
-from PIL import Image
+from typing import Self
 
 from slidemill.errors import SlideCode, SlideError
+from slidemill.slides.readers.base import RGB, ReadError, Size, downsamples, on_white
+from slidemill.slides.readers.choice import open_backend
 
-RGB = npt.NDArray[np.uint8]
-"""Pixels, (height, width, 3), uint8."""
+__all__ = ["RGB", "Slide", "on_white"]
 
 
 class Slide:
@@ -28,32 +24,31 @@ class Slide:
         dimensions: Width and height of level 0, pixels.
         level_dimensions: Width and height of every level, pixels.
         level_downsamples: Level-0 pixels per pixel of every level; true floats, never rounded.
+        segments: Width and height of the pieces in which each level is stored, None where unknown.
         properties: The metadata by OpenSlide's names.
         vendor: Vendor, as the reader names it.
-        reader: Library that reads the slide, with its version.
+        reader: Name and version of the reader, such as `tiff 2026.1.0`.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, reader: str = "auto") -> None:
         """Open a slide.
 
+        Args:
+            path: The file.
+            reader: `auto`, a name of `cohort.reader`, or what another slide says as `reader`.
+
         Raises:
-            SlideError: If the file is missing (file-missing) or cannot be opened (unreadable).
+            SlideError: With a code of what is wrong with the file.
         """
         self.path = path
-        if not path.exists():
-            raise SlideError(
-                SlideCode.FILE_MISSING, f"{path}: there is no such file; mend the sheet"
-            )
-        try:
-            self._handle = openslide.OpenSlide(path)
-            self.dimensions: tuple[int, int] = self._handle.dimensions
-            self.level_dimensions: tuple[tuple[int, int], ...] = self._handle.level_dimensions
-            self.level_downsamples: tuple[float, ...] = self._handle.level_downsamples
-            self.properties: dict[str, str] = dict(self._handle.properties)
-        except (openslide.OpenSlideError, OSError) as error:
-            raise SlideError(SlideCode.UNREADABLE, _why_unreadable(path, error)) from None
-        self.vendor = self.properties.get("openslide.vendor")
-        self.reader = f"openslide {openslide.__library_version__}"
+        self._backend = open_backend(path, reader.split(" ")[0])
+        self.level_dimensions: tuple[Size, ...] = self._backend.level_dimensions
+        self.dimensions: Size = self.level_dimensions[0]
+        self.level_downsamples = downsamples(self.level_dimensions)
+        self.segments = self._backend.segments
+        self.properties = self._backend.properties
+        self.vendor = self._backend.vendor
+        self.reader = f"{self._backend.name} {self._backend.version}"
 
     def __enter__(self) -> Self:
         return self
@@ -68,7 +63,7 @@ class Slide:
 
     def close(self) -> None:
         """Release the file."""
-        self._handle.close()
+        self._backend.close()
 
     def best_level(self, downsample: float) -> int:
         """The coarsest level that is not coarser than `downsample`.
@@ -79,7 +74,7 @@ class Slide:
         return max(fine, key=lambda i: self.level_downsamples[i], default=0)
 
     def read(self, level: int, x: int, y: int, width: int, height: int) -> RGB:
-        """Read a rectangle of a level.
+        """Read a rectangle of a level; safe to call from several threads.
 
         Args:
             level: The pyramid level.
@@ -94,51 +89,11 @@ class Slide:
         Raises:
             SlideError: If the pixels cannot be decoded (read-error).
         """
-        downsample = self.level_downsamples[level]
-        location = (round(x * downsample), round(y * downsample))
         try:
-            region: Image.Image = self._handle.read_region(location, level, (width, height))
-        except (openslide.OpenSlideError, OSError) as error:
+            return self._backend.read(level, x, y, width, height)
+        except ReadError as fault:
             raise SlideError(
                 SlideCode.READ_ERROR,
-                f"{self.path}: level {level} does not decode at level-0 (x, y) = {location} "
-                f"({error}); the file is damaged there: copy or scan it again",
+                f"{self.path}: level {level} does not decode at (x, y) = ({x}, {y}), "
+                f"{width} x {height} px ({fault}); it is damaged there: copy or scan it again",
             ) from None
-        return on_white(np.asarray(region))
-
-    @property
-    def associated_images(self) -> Any:  # noqa: ANN401 - OpenSlide's own mapping
-        """Label, macro and thumbnail images, where the file has them."""
-        return self._handle.associated_images
-
-
-def on_white(rgba: npt.NDArray[np.uint8]) -> RGB:
-    """Composite straight-alpha RGBA pixels (H, W, 4) on white."""
-    alpha = rgba[..., 3:]
-    if alpha.min(initial=255) == 255:
-        return np.ascontiguousarray(rgba[..., :3])
-    colour = rgba[..., :3].astype(np.uint16)
-    weight = alpha.astype(np.uint16)
-    blended = (colour * weight + 255 * (255 - weight) + 127) // 255
-    return blended.astype(np.uint8)
-
-
-def _why_unreadable(path: Path, error: Exception) -> str:
-    """Say what a file that does not open is, as far as its length and first bytes tell."""
-    size = path.stat().st_size if path.is_file() else -1
-    if size < 0:
-        what = "it is not a file"
-    elif size == 0:
-        what = "the file is empty"
-    else:
-        with path.open("rb") as stream:
-            head = stream.read(4)
-        is_tiff = head[:2] in (b"II", b"MM")
-        what = (
-            "it looks like a TIFF, but is damaged, cut off, or of an unknown kind"
-            if is_tiff
-            else "it is no slide of a known format"
-        )
-    return (
-        f"{path}: {what} ({size} bytes; the reader says: {error}); copy it again or remove the row"
-    )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from slidemill.errors import SlideCode, SlideError
 from slidemill.slides.reader import RGB, Slide
-from slidemill.slides.resample import area_resample
+from slidemill.slides.resample import SNAP, area_resample, is_whole
 
 MAX_UPSAMPLING = 1.1
 """How much finer than the slide itself a region may be asked for; scanners' 0.5021 um is 0.5."""
@@ -59,10 +59,10 @@ def read_region(slide: Slide, region: Region, width_px: int, height_px: int) -> 
     scale = slide.level_downsamples[level]
     left, top = region.x / scale, region.y / scale
     right, bottom = left + region.width / scale, top + region.height / scale
-    x0, y0 = math.floor(left + _SNAP), math.floor(top + _SNAP)
-    x1, y1 = math.ceil(right - _SNAP), math.ceil(bottom - _SNAP)
+    x0, y0 = math.floor(left + SNAP), math.floor(top + SNAP)
+    x1, y1 = math.ceil(right - SNAP), math.ceil(bottom - SNAP)
     pixels = slide.read(level, x0, y0, x1 - x0, y1 - y0)
-    if pixels.shape[:2] == (height_px, width_px) and _is_whole(left, top, right, bottom):
+    if pixels.shape[:2] == (height_px, width_px) and is_whole(left, top, right, bottom):
         return pixels
     box = (
         max(left - x0, 0.0),
@@ -71,11 +71,3 @@ def read_region(slide: Slide, region: Region, width_px: int, height_px: int) -> 
         min(bottom - y0, float(y1 - y0)),
     )
     return area_resample(pixels, box, (width_px, height_px))
-
-
-_SNAP = 1e-3
-"""Part of a pixel that counts as rounding and fetches no further row or column of pixels."""
-
-
-def _is_whole(*edges: float) -> bool:
-    return all(abs(edge - round(edge)) <= _SNAP for edge in edges)

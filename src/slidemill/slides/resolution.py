@@ -1,12 +1,15 @@
 """Resolution of a slide in um per level-0 pixel, and where it is from.
 
 No value is ever guessed: it is from the sheet, from the slide's metadata, or from a rule that the
-configuration states, and the source is kept. Implausible values are refused: 352.8 is what 72 dpi
-comes to, and 1000 is what libvips writes by default.
+configuration states, and the source is kept. Every key that vendors and formats use is asked, in a
+fixed order; implausible values are refused and the next key is asked: 352.8 is what 72 dpi comes
+to, 1000 is what libvips writes by default, and whole dpi of printers and screens say nothing of a
+scan.
 """
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from slidemill.errors import SlideCode, SlideError
@@ -14,8 +17,28 @@ from slidemill.errors import SlideCode, SlideError
 MPP_RANGE = (0.02, 100.0)
 """Smallest and largest um per pixel that a scanner can have meant."""
 
-_MPP_KEYS = ("openslide.mpp-x", "openslide.mpp-y")
+MAX_ANISOTROPY = 2.0
+"""Largest ratio of the two axes that a scanner can have meant."""
+PRINT_DPI = (72.0, 75.0, 96.0, 100.0, 120.0, 144.0, 150.0, 200.0, 300.0, 400.0, 600.0, 1200.0)
+"""Resolutions of screens and printers; programs write them where they know nothing better."""
+
 _OBJECTIVE_KEY = "openslide.objective-power"
+_UM_PER_CM, _UM_PER_INCH, _UM_PER_MM = 10_000.0, 25_400.0, 1_000.0
+_PAIRS = (
+    ("openslide.mpp-x", "openslide.mpp-y"),
+    ("aperio.MPP", "aperio.MPP"),
+    ("hamamatsu.XResolution", "hamamatsu.YResolution"),
+    (
+        "mirax.LAYER_0_LEVEL_0_SECTION.MICROMETER_PER_PIXEL_X",
+        "mirax.LAYER_0_LEVEL_0_SECTION.MICROMETER_PER_PIXEL_Y",
+    ),
+    ("ventana.ScanRes", "ventana.ScanRes"),
+    ("dicom.PixelSpacing-x", "dicom.PixelSpacing-y"),
+    ("cucim.spacing-x", "cucim.spacing-y"),
+)
+"""Keys whose values are um per pixel, in x and in y."""
+_OME_UNITS = {"": 1.0, "µm": 1.0, "μm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6}
+"""um in a unit of OME; the micrometre is its default."""
 
 
 @dataclass(frozen=True)
@@ -61,14 +84,11 @@ def resolve_mpp(
     """
     if sheet_mpp is not None:
         return Resolution(sheet_mpp, sheet_mpp, "sheet")
-    found_x, found_y = (_number(properties.get(key)) for key in _MPP_KEYS)
-    if (
-        found_x is not None
-        and found_y is not None
-        and is_plausible(found_x)
-        and is_plausible(found_y)
-    ):
-        return Resolution(found_x, found_y, f"metadata:{_MPP_KEYS[0]}")
+    refused = []
+    for key, found_x, found_y in _candidates(properties):
+        if _is_meant(key, found_x, found_y):
+            return Resolution(found_x, found_y, f"metadata:{key}")
+        refused.append(f"{key} = {found_x:.6g} x {found_y:.6g}")
     if isinstance(missing_mpp, float):
         return Resolution(missing_mpp, missing_mpp, "config")
     power = objective_power(properties)
@@ -78,14 +98,68 @@ def resolve_mpp(
         "give it in the sheet's mpp column, or set cohort.missing_mpp (objective, or a number of "
         "um per pixel)"
     )
-    if found_x is not None or found_y is not None:
+    if refused:
         raise SlideError(
             SlideCode.MPP_IMPLAUSIBLE,
-            f"the metadata say mpp = {found_x} x {found_y} um per pixel, which no scanner means; "
-            f"{todo}",
+            f"the metadata say {'; '.join(refused)} um per pixel, which no scanner means; {todo}",
         )
     also = " nor a usable objective power" if missing_mpp == "objective" else ""
     raise SlideError(SlideCode.MPP_MISSING, f"the metadata have no mpp{also}; {todo}")
+
+
+def _candidates(properties: Mapping[str, str]) -> Iterator[tuple[str, float, float]]:
+    """Every resolution that the metadata give: key, um per pixel in x and in y."""
+    for key_x, key_y in _PAIRS:
+        # What OpenSlide says of a generic TIFF is its tags again, which are judged as such below.
+        if key_x.startswith("openslide.") and properties.get("openslide.vendor") == "generic-tiff":
+            continue
+        yield from _pair(key_x, properties.get(key_x), properties.get(key_y))
+    spacing = re.findall(r"[\d.eE+-]+", properties.get("philips.DICOM_PIXEL_SPACING", ""))
+    if len(spacing) == 2:
+        # DICOM gives mm between rows first, then between columns.
+        yield from _pair("philips.DICOM_PIXEL_SPACING", spacing[1], spacing[0], _UM_PER_MM)
+    for key in ("openslide.comment", "tiff.ImageDescription"):
+        found = re.search(
+            r"<PixelSizeMicrons>\s*([^<\s]+)\s*</PixelSizeMicrons>", properties.get(key, "")
+        )
+        if found:
+            yield from _pair(f"{key}:PixelSizeMicrons", found[1], found[1])
+    yield from _ome(properties)
+    yield from _tiff(properties)
+
+
+def _ome(properties: Mapping[str, str]) -> Iterator[tuple[str, float, float]]:
+    units = [properties.get(f"ome.PhysicalSize{axis}Unit", "") for axis in "XY"]
+    if all(unit in _OME_UNITS for unit in units):
+        x, y = (_number(properties.get(f"ome.PhysicalSize{axis}")) for axis in "XY")
+        if x is not None and y is not None:
+            yield "ome.PhysicalSizeX", x * _OME_UNITS[units[0]], y * _OME_UNITS[units[1]]
+
+
+def _tiff(properties: Mapping[str, str]) -> Iterator[tuple[str, float, float]]:
+    unit = properties.get("tiff.ResolutionUnit")
+    um = {"centimeter": _UM_PER_CM, "inch": _UM_PER_INCH}.get(unit or "")
+    x, y = (_number(properties.get(f"tiff.{axis}Resolution")) for axis in "XY")
+    if um is not None and x and y and x > 0 and y > 0:
+        yield "tiff.XResolution", um / x, um / y
+
+
+def _pair(
+    key: str, x: str | None, y: str | None, factor: float = 1.0
+) -> Iterator[tuple[str, float, float]]:
+    found_x, found_y = _number(x), _number(y)
+    if found_x is not None and found_y is not None:
+        yield key, found_x * factor, found_y * factor
+
+
+def _is_meant(key: str, mpp_x: float, mpp_y: float) -> bool:
+    """Whether a scanner can have meant a resolution that was found under a key."""
+    if not (is_plausible(mpp_x) and is_plausible(mpp_y)):
+        return False
+    if not 1 / MAX_ANISOTROPY <= mpp_x / mpp_y <= MAX_ANISOTROPY:
+        return False
+    is_print = any(math.isclose(_UM_PER_INCH / mpp_x, dpi, rel_tol=1e-3) for dpi in PRINT_DPI)
+    return not (key.startswith("tiff.") and is_print)
 
 
 def _number(text: str | None) -> float | None:

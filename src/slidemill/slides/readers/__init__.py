@@ -1,0 +1,1 @@
+"""Readers: one small interface, a module for each library behind it."""

@@ -1,0 +1,151 @@
+"""The interface of a reader, and what all readers share.
+
+A backend opens one file and reads rectangles of its levels. It knows no mpp, no tiles and no error
+codes of slidemill: `choice` and `Slide` turn its faults into those.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+RGB = npt.NDArray[np.uint8]
+"""Pixels, (height, width, 3), uint8."""
+Size = tuple[int, int]
+"""Width and height, pixels."""
+
+MAX_EDGE_PX = 4_000_000
+"""Longest plausible edge of level 0; 1 m of glass at 0.25 um."""
+
+
+class ReaderError(Exception):
+    """A fault of a file, as a reader sees it."""
+
+
+class OpenError(ReaderError):
+    """A reader cannot open a file; the text says why, in a few words."""
+
+
+class UnsupportedError(OpenError):
+    """The file is sound, but of a kind that the reader does not read."""
+
+
+class TruncatedError(OpenError):
+    """The file says that it is longer than it is."""
+
+
+class ReadError(ReaderError):
+    """A rectangle does not decode; other rectangles may."""
+
+
+@contextmanager
+def faults_of(library: str, kind: type[ReaderError]) -> Iterator[None]:
+    """Turn whatever a library raises on a file into a fault of the file.
+
+    Parsers and codecs raise errors of every type on damaged or hostile files, from `struct.error`
+    to `MemoryError`; this is the one place that takes them all.
+    """
+    try:
+        yield
+    except ReaderError:
+        raise
+    except Exception as error:  # noqa: BLE001 - see above
+        raise kind(f"{library} says {type(error).__name__}: {error}") from None
+
+
+class Backend(Protocol):
+    """What a reader offers.
+
+    Attributes:
+        name: Name of the reader, as in `cohort.reader`.
+        version: Version of the library behind it.
+        vendor: Vendor of the file, or None.
+        level_dimensions: Width and height of every level, pixels, finest first.
+        segments: Width and height of the pieces in which each level is stored; None where unknown.
+        properties: Metadata by OpenSlide's names where it has one for them.
+    """
+
+    name: str
+    version: str
+    vendor: str | None
+    level_dimensions: tuple[Size, ...]
+    segments: tuple[Size | None, ...]
+    properties: dict[str, str]
+
+    def read(self, level: int, x: int, y: int, width: int, height: int) -> RGB:
+        """Read a rectangle of a level, in pixels of that level; white outside. Thread-safe.
+
+        Raises:
+            ReadError: If a part of it does not decode.
+        """
+        ...
+
+    def close(self) -> None:
+        """Release the file."""
+        ...
+
+
+class Opener(Protocol):
+    """A function that opens a file with one reader."""
+
+    def __call__(self, path: Path) -> Backend:
+        """Open a file.
+
+        Raises:
+            OpenError: If the reader cannot.
+        """
+        ...
+
+
+def downsamples(level_dimensions: tuple[Size, ...]) -> tuple[float, ...]:
+    """Level-0 pixels per pixel of every level: the mean over both axes, never rounded."""
+    width, height = level_dimensions[0]
+    return tuple((width / w + height / h) / 2 for w, h in level_dimensions)
+
+
+def check_size(size: Size) -> None:
+    """Refuse dimensions that no slide has.
+
+    Raises:
+        OpenError: If an edge is not positive or longer than `MAX_EDGE_PX`.
+    """
+    if not all(0 < edge <= MAX_EDGE_PX for edge in size):
+        raise OpenError(f"it claims to be {size[0]} x {size[1]} pixels")
+
+
+def on_white(rgba: npt.NDArray[np.uint8]) -> RGB:
+    """Composite straight-alpha RGBA pixels (H, W, 4) on white."""
+    alpha = rgba[..., 3:]
+    if alpha.min(initial=255) == 255:
+        return np.ascontiguousarray(rgba[..., :3])
+    colour = rgba[..., :3].astype(np.uint16)
+    weight = alpha.astype(np.uint16)
+    blended = (colour * weight + 255 * (255 - weight) + 127) // 255
+    return blended.astype(np.uint8)
+
+
+def on_canvas(
+    size: Size, x: int, y: int, width: int, height: int, read: Callable[[int, int, int, int], RGB]
+) -> RGB:
+    """A rectangle of a level, white where it lies outside.
+
+    Args:
+        size: Width and height of the level.
+        x: Left edge.
+        y: Top edge.
+        width: Width of the rectangle.
+        height: Height of the rectangle.
+        read: Gives the rectangle (left, top, right, bottom), which is within the level.
+    """
+    left, top = max(x, 0), max(y, 0)
+    right, bottom = min(x + width, size[0]), min(y + height, size[1])
+    inside = left < right and top < bottom
+    if inside and (left, top, right, bottom) == (x, y, x + width, y + height):
+        return read(left, top, right, bottom)
+    canvas = np.full((height, width, 3), 255, np.uint8)
+    if inside:
+        canvas[top - y : bottom - y, left - x : right - x] = read(left, top, right, bottom)
+    return canvas

@@ -1,0 +1,189 @@
+"""Which reader opens a file, and what a file is that none opens.
+
+`auto` looks at what the file is, not at its name. TIFF of the kinds that slidemill reads itself
+(Aperio, OME, generic) go to its own reader; vendors' formats, and DICOM first, go to OpenSlide;
+DICOM that it refuses goes to wsidicom; PNG and JPEG are read whole. Every fault becomes a
+`SlideError` of its own code, with the file, the cause and the remedy in one line.
+"""
+
+import errno
+from pathlib import Path
+from typing import Literal
+
+from slidemill.errors import SlideCode, SlideError
+from slidemill.slides.readers.base import Backend, OpenError, TruncatedError, UnsupportedError
+
+TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+JPEG_MAGIC = b"\xff\xd8\xff"
+PNG_MAGIC = b"\x89PNG"
+DICOM_MAGIC = b"DICM"
+OWN_TIFF = (None, "aperio", "generic-tiff")
+"""What OpenSlide calls the TIFFs that slidemill's own reader takes; None: OpenSlide refuses."""
+HEAD_BYTES = 132
+SCAN_BYTES = 2**20
+"""Of a file that is nothing, so many bytes are searched for the traces of a slide."""
+_JPEG_TABLES = b"\xff\xd8\xff\xdb"
+_JPEG_FRAME = b"\xff\xd8\xff\xc0"
+_J2K_START = b"\xff\x4f\xff\x51"
+
+
+def open_backend(path: Path, reader: str = "auto") -> Backend:
+    """Open a file.
+
+    Args:
+        path: The file.
+        reader: A value of `cohort.reader`.
+
+    Raises:
+        SlideError: With the code of what is wrong.
+    """
+    head = _head(path)
+    if reader != "auto":
+        try:
+            return _open(path, reader)
+        except OpenError as fault:
+            raise SlideError(
+                SlideCode.UNSUPPORTED if isinstance(fault, UnsupportedError) else _code(path, head),
+                f"{path}: the reader {reader} does not open it ({fault}); "
+                "set cohort.reader to auto or to another one",
+            ) from None
+    faults = []
+    for name in _candidates(path, head):
+        try:
+            return _open(path, name)
+        except OpenError as fault:
+            faults.append(fault)
+            if isinstance(fault, TruncatedError):
+                break
+    raise _why_not(path, head, faults)
+
+
+def _open(path: Path, reader: str) -> Backend:
+    """Open with one reader; its library is imported only now."""
+    if reader == "openslide":
+        from slidemill.slides.readers.openslide import OpenSlideBackend
+
+        return OpenSlideBackend(path)
+    if reader == "tiff":
+        from slidemill.slides.readers.tiff import TiffBackend
+
+        return TiffBackend(path)
+    if reader == "wsidicom":
+        from slidemill.slides.readers.dicom import DicomBackend
+
+        return DicomBackend(path)
+    if reader == "cucim":
+        from slidemill.slides.readers.cucim import CuCimBackend
+
+        return CuCimBackend(path)
+    assert reader == "image"
+    from slidemill.slides.readers.image import ImageBackend
+
+    return ImageBackend(path)
+
+
+def _candidates(path: Path, head: bytes) -> list[str]:
+    """Readers to try, in order."""
+    import openslide
+
+    vendor = openslide.OpenSlide.detect_format(path)
+    if head.startswith(TIFF_MAGIC):
+        own_first = vendor in OWN_TIFF
+        order = ["tiff", "openslide"] if own_first else ["openslide", "tiff"]
+        return order if vendor is not None else ["tiff"]
+    if head[128:132] == DICOM_MAGIC:
+        return ["openslide", "wsidicom"]
+    if vendor is not None:
+        return ["openslide"]
+    return ["image"] if head.startswith((JPEG_MAGIC, PNG_MAGIC)) else []
+
+
+def _head(path: Path) -> bytes:
+    """The first bytes of a file.
+
+    Raises:
+        SlideError: If there is no file, it may not be read, or it is empty.
+    """
+    try:
+        if path.is_dir():
+            inside = next(path.glob("*.dcm"), None)
+            also = f"; for DICOM give one of its files, such as {inside.name}" if inside else ""
+            raise SlideError(
+                SlideCode.NOT_A_FILE,
+                f"{path}: it is a folder; give the path of the slide's file in the sheet{also}",
+            )
+        with path.open("rb") as stream:
+            head = stream.read(HEAD_BYTES)
+    except FileNotFoundError:
+        raise SlideError(
+            SlideCode.FILE_MISSING, f"{path}: there is no such file; mend the path in the sheet"
+        ) from None
+    except PermissionError:
+        raise SlideError(
+            SlideCode.NO_PERMISSION,
+            f"{path}: it may not be read by this user; change its permissions or its folder's",
+        ) from None
+    except (OSError, RuntimeError) as error:
+        if getattr(error, "errno", None) == errno.ELOOP or isinstance(error, RuntimeError):
+            raise SlideError(
+                SlideCode.SYMLINK_LOOP, f"{path}: its symbolic links lead in a circle; mend them"
+            ) from None
+        raise SlideError(
+            SlideCode.UNREADABLE, f"{path}: the system cannot read it ({error}); copy it again"
+        ) from None
+    if not head:
+        raise SlideError(SlideCode.EMPTY, f"{path}: the file is empty; copy it again")
+    return head
+
+
+def _code(path: Path, head: bytes) -> SlideCode:
+    known = head.startswith((*TIFF_MAGIC, JPEG_MAGIC, PNG_MAGIC)) or head[128:132] == DICOM_MAGIC
+    if known:
+        return SlideCode.TRUNCATED if _is_cut(path, head) else SlideCode.UNREADABLE
+    return SlideCode.TRUNCATED if _lost_its_head(path) else SlideCode.NOT_A_SLIDE
+
+
+def _why_not(path: Path, head: bytes, faults: list[OpenError]) -> SlideError:
+    """Say what a file is that no reader opens."""
+    said = "; ".join(dict.fromkeys(str(fault) for fault in faults))
+    unsupported = [fault for fault in faults if isinstance(fault, UnsupportedError)]
+    size = path.stat().st_size
+    if unsupported:
+        return SlideError(
+            SlideCode.UNSUPPORTED,
+            f"{path}: {unsupported[0]}; convert it to a tiled RGB TIFF with JPEG, or leave it out",
+        )
+    torn = any(isinstance(fault, TruncatedError) for fault in faults)
+    code = SlideCode.TRUNCATED if torn else _code(path, head)
+    if code is SlideCode.NOT_A_SLIDE:
+        return SlideError(
+            code,
+            f"{path}: it is no slide of a known format ({size} bytes); mend the path in the sheet, "
+            "or remove the row",
+        )
+    if code is SlideCode.TRUNCATED:
+        return SlideError(
+            code, f"{path}: a part of the file is missing ({size} bytes are there); copy it again"
+        )
+    return SlideError(
+        code,
+        f"{path}: it is damaged or of an unknown kind ({said}); copy it again, or leave it out",
+    )
+
+
+def _is_cut(path: Path, head: bytes) -> bool:
+    """Whether a TIFF's first directory lies beyond its end."""
+    if not head.startswith(TIFF_MAGIC):
+        return False
+    order: Literal["little", "big"] = "little" if head.startswith(b"II") else "big"
+    big = head[2:4] in (b"+\0", b"\0+")
+    field = head[8:16] if big else head[4:8]
+    offset = int.from_bytes(field, order)
+    return len(field) < (8 if big else 4) or offset + 2 > path.stat().st_size
+
+
+def _lost_its_head(path: Path) -> bool:
+    """Whether a file without a known beginning holds compressed tiles all the same."""
+    with path.open("rb") as stream:
+        data = stream.read(SCAN_BYTES)
+    return sum(data.count(mark) for mark in (_JPEG_TABLES, _JPEG_FRAME, _J2K_START)) >= 2

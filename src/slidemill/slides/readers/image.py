@@ -1,0 +1,64 @@
+"""PNG and JPEG: regions of interest, read whole.
+
+An image has one level and, since its dpi is what a program assumed, no resolution.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import PIL
+from PIL import Image, UnidentifiedImageError
+
+from slidemill.slides.readers.base import RGB, OpenError, ReadError, Size, on_canvas, on_white
+
+MAX_PIXELS = 400_000_000
+"""Larger images are refused: they are held in memory whole (3 bytes a pixel)."""
+
+
+class ImageBackend:
+    """A PNG or JPEG; see `Backend`."""
+
+    name = "image"
+    version = PIL.__version__
+
+    def __init__(self, path: Path) -> None:
+        """Open an image; its pixels are decoded when they are first read.
+
+        Raises:
+            OpenError: If it is no PNG or JPEG, or too large.
+        """
+        try:
+            self._image = Image.open(path, formats=("PNG", "JPEG"))
+        except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
+            raise OpenError(f"no PNG or JPEG ({error})") from None
+        size = self._image.size
+        if size[0] * size[1] > MAX_PIXELS:
+            raise OpenError(
+                f"{size[0]} x {size[1]} pixels are too many for an image; save it as a tiled TIFF"
+            )
+        self.vendor: str | None = str(self._image.format).lower()
+        self.level_dimensions: tuple[Size, ...] = (size,)
+        self.segments: tuple[Size | None, ...] = (None,)
+        self.properties: dict[str, str] = {}
+        self._pixels: RGB | None = None
+
+    def read(self, level: int, x: int, y: int, width: int, height: int) -> RGB:
+        """Read a rectangle; see `Backend.read`."""
+        assert level == 0
+        pixels = self._pixels if self._pixels is not None else self._decode()
+
+        def read(left: int, top: int, right: int, bottom: int) -> RGB:
+            return pixels[top:bottom, left:right]
+
+        return on_canvas(self.level_dimensions[0], x, y, width, height, read)
+
+    def _decode(self) -> RGB:
+        try:
+            self._pixels = on_white(np.asarray(self._image.convert("RGBA")))
+        except (OSError, ValueError, SyntaxError) as error:
+            raise ReadError(str(error)) from None
+        return self._pixels
+
+    def close(self) -> None:
+        """Release the file."""
+        self._image.close()
