@@ -5,10 +5,11 @@ Snakemake does not see changes in this package. Raise a stage's version whenever
 stages, since planning must not import what the stages import.)
 """
 
-COHORT = 1
-TISSUE = 1
-TILES = 1
-FEATURES = 1
+COHORT = 2
+TISSUE = 2
+CANDIDATES = 1
+TILES = 2
+FEATURES = 2
 SPLITS = 1
 PRETRAIN = 1
 EVALUATE = 1

@@ -26,6 +26,11 @@ def tiles(n=3):
             "y": np.arange(n, dtype=np.int64),
             "tissue_fraction": np.ones(n, np.float32),
             "padded_fraction": np.zeros(n, np.float32),
+            "pen_fraction": np.zeros(n, np.float32),
+            "white_fraction": np.zeros(n, np.float32),
+            "black_fraction": np.zeros(n, np.float32),
+            "focus": np.full(n, np.nan, np.float32),
+            "read_error": np.zeros(n, bool),
             "keep": np.ones(n, bool),
         }
     )
@@ -48,6 +53,11 @@ def test_pandas_alone_reads_a_table_and_its_provenance(tmp_path):
         "y": "int64",
         "tissue_fraction": "float32",
         "padded_fraction": "float32",
+        "pen_fraction": "float32",
+        "white_fraction": "float32",
+        "black_fraction": "float32",
+        "focus": "float32",
+        "read_error": "bool",
         "keep": "bool",
     }
     footer = json.loads(pq.read_metadata(path).metadata[b"slidemill"])

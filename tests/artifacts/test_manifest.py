@@ -1,9 +1,13 @@
-import pandas as pd
+import ctypes
+import faulthandler
+import time
+
 import pytest
 
 from slidemill.artifacts import formats
 from slidemill.artifacts.folder import StageId
 from slidemill.artifacts.manifest import (
+    Pace,
     SlideLoop,
     check_failures,
     merge,
@@ -14,30 +18,31 @@ from slidemill.artifacts.parquet import read_footer, write_parquet
 from slidemill.errors import ArtifactError, CohortError, SlideCode, SlideError
 
 COHORT = StageId("cohort", "c", formats.COHORT, 1, {})
-STAGE = StageId("tiles", "t", formats.TILES, 1, {}, (COHORT,))
-EMPTY = pd.DataFrame(
-    {
-        "x": pd.Series(dtype="int64"),
-        "y": pd.Series(dtype="int64"),
-        "tissue_fraction": pd.Series(dtype="float32"),
-        "padded_fraction": pd.Series(dtype="float32"),
-        "keep": pd.Series(dtype="bool"),
-    }
-)
+STAGE = StageId("tiles", "t", formats.COORDINATES, 1, {}, (COHORT,))
+EMPTY = {"x": [], "y": []}
 
 
 def slides(*ids, failed=()):
-    return pd.DataFrame(
+    return [
         {
-            "slide_id": list(ids),
-            "path": [f"/{i}.svs" for i in ids],
-            "status": ["failed" if i in failed else "ok" for i in ids],
-            "failed_stage": ["cohort" if i in failed else None for i in ids],
-            "error_code": ["unreadable" if i in failed else None for i in ids],
-            "message": ["torn" if i in failed else None for i in ids],
-            "item_digest": [f"digest of {i}" for i in ids],
+            "slide_id": name,
+            "path": f"/{name}.svs",
+            "status": "failed" if name in failed else "ok",
+            "failed_stage": "cohort" if name in failed else None,
+            "error_code": "unreadable" if name in failed else None,
+            "message": "torn" if name in failed else None,
+            "item_digest": f"digest of {name}",
         }
-    )
+        for name in ids
+    ]
+
+
+def another(rows, name):
+    return [row | {"item_digest": "another"} if row["slide_id"] == name else row for row in rows]
+
+
+def column(rows, name):
+    return [row[name] for row in rows]
 
 
 class Worker:
@@ -52,7 +57,7 @@ class Worker:
         if task.slide_id in self.broken:
             raise RuntimeError("a bug")
         self.done.append(task.slide_id)
-        write_parquet(task.path, EMPTY, formats.TILES, task.stamp)
+        write_parquet(task.path, EMPTY, formats.COORDINATES, task.stamp)
         return 7
 
 
@@ -68,13 +73,11 @@ def test_good_bad_and_carried_slides_each_get_a_row(tmp_path):
     frame = loop(tmp_path, worker).run(
         slides("a", "b", "c", failed=("c",)), slides("a", "b", "c", failed=("c",)), COHORT
     )
-    rows = frame.set_index("slide_id")
     assert worker.done == ["a"]
-    assert rows["status"].to_dict() == {"a": "ok", "b": "failed", "c": "failed"}
-    assert rows.loc["b", "error_code"] == "no-tissue"
-    assert rows.loc["b", "failed_stage"] == "tiles"
-    assert rows.loc["c", "failed_stage"] == "cohort"
-    assert rows.loc["c", "message"] == "torn"
+    assert column(frame, "status") == ["ok", "failed", "failed"]
+    assert column(frame, "error_code")[1:] == ["no-tissue", "unreadable"]
+    assert column(frame, "failed_stage")[1:] == ["tiles", "cohort"]
+    assert frame[2]["message"] == "torn"
     write_manifest(tmp_path / "m.parquet", frame, STAGE)
     assert read_manifest(tmp_path / "m.parquet")["slide_id"].tolist() == ["a", "b", "c"]
 
@@ -84,14 +87,14 @@ def test_finished_slides_are_not_computed_again(tmp_path):
     before = loop(tmp_path, first).run(slides("a", "b"), slides("a", "b"), COHORT)
     after = loop(tmp_path, second).run(slides("a", "b", "c"), slides("a", "b", "c"), COHORT)
     assert (first.done, second.done) == (["a", "b"], ["c"])
-    assert after["reused"].tolist() == [True, True, False]
-    assert after["sha256"].tolist()[:2] == before["sha256"].tolist()
-    assert after["count"].tolist() == [7, 7, 7]
+    assert column(after, "reused") == [True, True, False]
+    assert column(after, "sha256")[:2] == column(before, "sha256")
+    assert column(after, "count") == [7, 7, 7]
 
 
 def test_a_changed_input_or_a_damaged_result_is_computed_again(tmp_path):
     loop(tmp_path, Worker()).run(slides("a", "b"), slides("a", "b"), COHORT)
-    changed = slides("a", "b").replace("digest of a", "another digest")
+    changed = another(slides("a", "b"), "a")
     worker = Worker()
     loop(tmp_path, worker).run(changed, changed, COHORT)
     assert worker.done == ["a"]
@@ -111,7 +114,7 @@ def test_results_from_before_a_recompute_do_not_count(tmp_path):
 
 def test_a_slide_that_fails_now_leaves_no_result_of_before(tmp_path):
     loop(tmp_path, Worker()).run(slides("a"), slides("a"), COHORT)
-    changed = slides("a").replace("digest of a", "another digest")
+    changed = another(slides("a"), "a")
     loop(tmp_path, Worker(bad=("a",))).run(changed, changed, COHORT)
     assert not (STAGE.folder(tmp_path) / "slides" / "a.parquet").exists()
 
@@ -133,6 +136,58 @@ def test_too_many_failures_stop_the_run_with_their_reasons(tmp_path):
 
 def test_merging_keeps_the_sheets_order_and_refuses_other_slides():
     joined = merge([slides("c"), slides("a", "b")], ["a", "b", "c"])
-    assert joined["slide_id"].tolist() == ["a", "b", "c"]
+    assert column(joined, "slide_id") == ["a", "b", "c"]
     with pytest.raises(ArtifactError, match="do not hold the slides"):
         merge([slides("a")], ["a", "b"])
+
+
+def crash(task):
+    if task.slide_id == "b":
+        faulthandler.disable()  # pytest's would fill the screen
+        ctypes.string_at(0)
+    if task.slide_id == "c":
+        time.sleep(600)
+    if task.slide_id == "d":
+        raise SlideError(SlideCode.NO_TISSUE, "bare glass")
+    assert task.threads == 1
+    write_parquet(task.path, EMPTY, formats.COORDINATES, task.stamp)
+    return 7
+
+
+def test_side_by_side_a_crash_and_a_hang_are_failed_rows_in_the_sheets_order(tmp_path):
+    def read_stamp(path):
+        return read_footer(path) | {"count": 7}
+
+    pace = Pace(cpus=2, seconds=2.0)
+    frame = SlideLoop(
+        STAGE, tmp_path, ".parquet", crash, read_stamp, pace=pace, failed_in="tissue"
+    ).run(slides(*"abcdef", failed=("f",)), slides(*"abcdef", failed=("f",)), COHORT)
+    assert column(frame, "slide_id") == list("abcdef")
+    assert column(frame, "error_code")[1:4] == ["crashed", "timed-out", "no-tissue"]
+    assert column(frame, "failed_stage")[1:4] == ["tissue"] * 3
+    assert column(frame, "status") == ["ok", "failed", "failed", "failed", "ok", "failed"]
+    assert "/b.svs" in frame[1]["message"]
+    assert "slide_seconds" in frame[2]["message"]
+
+
+def test_cpus_that_slides_leave_over_go_to_their_threads(tmp_path):
+    def compute(task):
+        write_parquet(task.path, EMPTY, formats.COORDINATES, task.stamp)
+        return task.threads
+
+    loop = SlideLoop(STAGE, tmp_path, ".parquet", compute, read_footer, pace=Pace(cpus=8))
+    found = loop.run(slides("a", "b"), slides("a", "b"), COHORT)
+    assert column(found, "count") == [4, 4]
+
+
+def test_files_beside_a_slide_are_part_of_its_digest(tmp_path):
+    def done_with(digest):
+        worker = Worker()
+        loop = SlideLoop(
+            STAGE, tmp_path, ".parquet", worker, lambda path: read_footer(path) | {"count": 7},
+            inputs=lambda facts: {"tissue-file": digest},
+        )  # fmt: skip
+        loop.run(slides("a"), slides("a"), COHORT)
+        return worker.done
+
+    assert [done_with(d) for d in ("1", "1", "2")] == [["a"], [], ["a"]]

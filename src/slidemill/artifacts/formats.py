@@ -104,50 +104,114 @@ COHORT = register(
         open_columns=True,
     )
 )
-TISSUE = register(
+_MASK = Field(
+    "mask",
+    "uint8",
+    "1 where there is tissue. Pixel (column, row) covers level-0 x from column times "
+    "downsample_x, y from row times downsample_y.",
+    "(H, W)",
+    chunks=(256, 256),
+    compressed=True,
+)
+_MASK_ATTRIBUTES = (
+    ("mpp", "um per mask pixel"),
+    ("downsample_x", "level-0 pixels per mask pixel in x, a float"),
+    ("downsample_y", "level-0 pixels per mask pixel in y, a float"),
+    ("threshold", "what parted tissue from glass, in the method's own unit; NaN where none did"),
+    ("tissue_mm2", "area of the tissue, square mm"),
+    ("pieces", "number of connected pieces"),
+)
+register(
     ArtifactSpec(
         "tissue-mask",
         1,
         "hdf5",
+        "Tissue of a slide at low resolution, without classes. No longer written.",
+        (_MASK,),
+        attributes=_MASK_ATTRIBUTES,
+    )
+)
+TISSUE = register(
+    ArtifactSpec(
+        "tissue-mask",
+        2,
+        "hdf5",
         "Tissue of a slide at low resolution. Beside it lie the same tissue as GeoJSON polygons in "
         "level-0 pixels and a JPEG overlay to look at.",
         (
+            _MASK,
             Field(
-                "mask",
+                "classes",
                 "uint8",
-                "1 where there is tissue. Pixel (column, row) covers level-0 x from column times "
-                "downsample_x, y from row times downsample_y.",
+                "What each pixel is: 0 glass, 1 tissue, 2 pen, 3 black, 4 other (coverslip edge, "
+                "bubble), 5 unreadable.",
                 "(H, W)",
                 chunks=(256, 256),
                 compressed=True,
             ),
         ),
-        attributes=(
-            ("mpp", "um per mask pixel"),
-            ("downsample_x", "level-0 pixels per mask pixel in x, a float"),
-            ("downsample_y", "level-0 pixels per mask pixel in y, a float"),
-            ("threshold", "saturation above which a pixel counts as tissue, 0 to 1"),
-            ("tissue_mm2", "area of the tissue, square mm"),
-            ("pieces", "number of connected pieces"),
-        ),
+        attributes=_MASK_ATTRIBUTES,
+    )
+)
+_TILE_CORNER = (
+    Field("x", "int64", "Left edge, level-0 pixels."),
+    Field("y", "int64", "Top edge, level-0 pixels."),
+)
+_TILE_TISSUE = (
+    Field("tissue_fraction", "float32", "Share of the tile's area that is tissue, 0 to 1."),
+    Field("padded_fraction", "float32", "Share of the tile's area outside the slide, 0 to 1."),
+)
+_TILE_QC = (
+    Field("pen_fraction", "float32", "Share of the tile's area that is pen, 0 to 1."),
+    Field("white_fraction", "float32", "Share of the tile's area that is white, 0 to 1."),
+    Field("black_fraction", "float32", "Share of the tile's area that is black, 0 to 1."),
+    Field(
+        "focus",
+        "float32",
+        "Variance of the Laplacian of the tile's grey values; missing where no pixel was read.",
+        nullable=True,
+    ),
+    Field("read_error", "bool", "Whether a part of the tile does not decode."),
+)
+_KEEP = Field("keep", "bool", "Whether the tile goes on to the features stage.")
+CANDIDATES = register(
+    ArtifactSpec(
+        "candidates",
+        1,
+        "parquet",
+        "Every tile of the grid that touches tissue, row-major, with all that is measured of it. "
+        "The tiles stage filters it by `tiles.min_tissue` and the other limits, so that a change "
+        "of them reads no pixel. The footer's `geometry` gives the tile's size.",
+        (*_TILE_CORNER, *_TILE_TISSUE, *_TILE_QC),
+    )
+)
+COORDINATES = register(
+    ArtifactSpec(
+        "coordinates",
+        1,
+        "parquet",
+        "Tiles of another tool, made by `slidemill import` and used by `tiles.grid: import`. The "
+        "footer's `geometry` gives the tile's size.",
+        _TILE_CORNER,
+    )
+)
+register(
+    ArtifactSpec(
+        "tiles",
+        1,
+        "parquet",
+        "Candidate tiles of a slide, before there were columns of quality. No longer written.",
+        (*_TILE_CORNER, *_TILE_TISSUE, _KEEP),
     )
 )
 TILES = register(
     ArtifactSpec(
         "tiles",
-        1,
+        2,
         "parquet",
-        "Candidate tiles of a slide: every tile of the grid that touches tissue, row-major. The "
-        "footer's `geometry` gives the tile's size.",
-        (
-            Field("x", "int64", "Left edge, level-0 pixels."),
-            Field("y", "int64", "Top edge, level-0 pixels."),
-            Field("tissue_fraction", "float32", "Share of the tile's area that is tissue, 0 to 1."),
-            Field(
-                "padded_fraction", "float32", "Share of the tile's area outside the slide, 0 to 1."
-            ),
-            Field("keep", "bool", "Whether the tile goes on to the features stage."),
-        ),
+        "Candidate tiles of a slide: every tile of the grid that touches tissue, row-major, and "
+        "whether it is kept. The footer's `geometry` gives the tile's size.",
+        (*_TILE_CORNER, *_TILE_TISSUE, *_TILE_QC, _KEEP),
     )
 )
 FEATURES = register(
@@ -171,6 +235,7 @@ FEATURES = register(
             ("mpp_y", "um per level-0 pixel in y"),
             ("step_x", "distance of neighbouring tiles in x, level-0 pixels, a float"),
             ("step_y", "distance of neighbouring tiles in y, level-0 pixels, a float"),
+            ("tiles_left_out", "number of kept tiles that did not decode and are not here"),
         ),
     )
 )

@@ -1,26 +1,30 @@
 """Manifests, and the one loop over slides that every per-slide stage shares.
 
-A job works on a bucket of slides and leaves one manifest. Each slide ends as `ok`, with a file that
-carries its digest, or as `failed`, with a code and a message. A slide whose file is there with the
-right digest is not computed again. Only `SlideError` makes a failed row: anything else is a bug or
-a broken machine, and fails the job.
+A job works on a bucket of slides, side by side in processes of their own, and leaves one manifest.
+Each slide ends as `ok`, with a file that carries its digest, or as `failed`, with a code and a
+message. A slide whose file is there with the right digest is not computed again. Only a
+`SlideError`, or the death of the slide's process, makes a failed row: anything else is a bug or a
+broken machine, and fails the job.
 """
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from slidemill.artifacts.digest import file_sha256
 from slidemill.artifacts.folder import StageId, open_folder
 from slidemill.artifacts.formats import MANIFEST
-from slidemill.artifacts.parquet import read_parquet, write_parquet
+from slidemill.artifacts.parquet import Row, read_parquet, write_rows
 from slidemill.artifacts.provenance import Stamp
-from slidemill.errors import ArtifactError, CohortError, SlideError
+from slidemill.artifacts.workers import Lost, work_apart
+from slidemill.errors import ArtifactError, CohortError, SlideCode, SlideError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +42,7 @@ class SlideTask:
         upstream_path: File of the stage before; None for the first.
         path: File to write.
         stamp: Provenance of that file.
+        threads: Threads that this slide may use.
     """
 
     slide_id: str
@@ -45,6 +50,24 @@ class SlideTask:
     upstream_path: Path | None
     path: Path
     stamp: Stamp
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How many slides are worked on at once, and for how long.
+
+    Attributes:
+        cpus: CPUs of the job; slides go side by side on them, and what is left over goes to the
+            threads of each. 0 works in this process, for stages that hold a GPU.
+        seconds: Wall time after which a slide has failed; not heeded in this process.
+        contained: Whether files of others are read, so that even a lone slide needs a process of
+            its own.
+    """
+
+    cpus: int = 0
+    seconds: float = 1800.0
+    contained: bool = True
 
 
 @dataclass(frozen=True)
@@ -60,6 +83,9 @@ class SlideLoop:
         read_stamp: The `item_digest` and the `count` of a slide's file; raises ArtifactError if
             the file is missing or not readable.
         not_before: Results of before this time (seconds since the epoch) do not count.
+        pace: How slides are spread over the job's CPUs.
+        failed_in: Stage that failures are put down to; by default this one.
+        inputs: Digests of files beside the slide that its result is made from, from its facts.
     """
 
     stage: StageId
@@ -68,10 +94,13 @@ class SlideLoop:
     compute: Callable[[SlideTask], int]
     read_stamp: Callable[[Path], Mapping[str, Any]]
     not_before: float = 0.0
+    pace: Pace = field(default=Pace())
+    failed_in: str | None = None
+    inputs: Callable[[Mapping[str, Any]], Mapping[str, str]] | None = None
 
     def run(
-        self, slides: pd.DataFrame, upstream: pd.DataFrame, upstream_stage: StageId
-    ) -> pd.DataFrame:
+        self, slides: Sequence[Row], upstream: Sequence[Row], upstream_stage: StageId
+    ) -> list[Row]:
         """Work through slides and return their manifest.
 
         Args:
@@ -80,18 +109,45 @@ class SlideLoop:
             upstream_stage: Identity of the stage before.
         """
         folder = open_folder(self.stage, self.results)
-        before = {row["slide_id"]: row for row in records(upstream)}
-        rows = []
-        for number, facts in enumerate(records(slides), start=1):
+        before = {row["slide_id"]: row for row in upstream}
+        rows: dict[str, Row] = {}
+        tasks = []
+        for facts in slides:
             slide_id = str(facts["slide_id"])
             above = before[slide_id]
             if above["status"] == "failed":
-                rows.append(carried_failure(slide_id, above))
-                continue
-            task = self._task(folder, slide_id, facts, above, upstream_stage)
-            rows.append(self._one(task, folder))
-            log.info("%s %d/%d %s", self.stage.stage, number, len(slides), _line(rows[-1]))
-        return pd.DataFrame(rows, columns=[item.name for item in MANIFEST.fields])
+                rows[slide_id] = carried_failure(slide_id, above)
+            else:
+                tasks.append(self._task(folder, slide_id, facts, above, upstream_stage))
+        for task, row in self._work(tasks, folder):
+            rows[task.slide_id] = row
+            log.info("%s %d/%d %s", self.stage.stage, len(rows), len(slides), _line(row))
+        return [rows[str(facts["slide_id"])] for facts in slides]
+
+    def _work(self, tasks: list[SlideTask], folder: Path) -> Iterator[tuple[SlideTask, Row]]:
+        """Work through tasks in processes of their own, or in this one; rows as they are ready."""
+        processes = min(self.pace.cpus, len(tasks))
+        if processes == 0 or (processes == 1 and not self.pace.contained):
+            yield from ((task, self._one(task, folder)) for task in tasks)
+            return
+        tasks = [replace(task, threads=self.pace.cpus // processes) for task in tasks]
+        work = partial(self._one, folder=folder)
+        for number, row in work_apart(work, tasks, processes, self.pace.seconds):
+            yield (
+                tasks[number],
+                self._lost(tasks[number], row) if isinstance(row, Lost) else row,
+            )
+
+    def _lost(self, task: SlideTask, lost: Lost) -> Row:
+        task.path.unlink(missing_ok=True)
+        seconds = self.pace.seconds if lost.timed_out else 0.0
+        return failure(
+            task.slide_id, self._failed_in, lost_error(task.facts["path"], lost), seconds
+        )
+
+    @property
+    def _failed_in(self) -> str:
+        return self.failed_in or self.stage.stage
 
     def _task(
         self,
@@ -102,15 +158,17 @@ class SlideLoop:
         upstream_stage: StageId,
     ) -> SlideTask:
         path = above["path"] if "sha256" in above else None
+        made_from = {upstream_stage.stage: above["item_digest"]}
+        made_from |= self.inputs(facts) if self.inputs else {}
         return SlideTask(
             slide_id=slide_id,
             facts=facts,
             upstream_path=upstream_stage.folder(self.results) / path if path else None,
             path=folder / "slides" / f"{slide_id}{self.suffix}",
-            stamp=self.stage.stamp(slide_id, {upstream_stage.stage: above["item_digest"]}),
+            stamp=self.stage.stamp(slide_id, made_from),
         )
 
-    def _one(self, task: SlideTask, folder: Path) -> dict[str, Any]:
+    def _one(self, task: SlideTask, folder: Path) -> Row:
         started = time.perf_counter()
         reused = self._is_done(task)
         try:
@@ -118,8 +176,8 @@ class SlideLoop:
         except SlideError as error:
             # A result of an earlier run would be taken for this one's.
             task.path.unlink(missing_ok=True)
-            return failure(task.slide_id, self.stage.stage, error, time.perf_counter() - started)
-        return _row(
+            return failure(task.slide_id, self._failed_in, error, time.perf_counter() - started)
+        return manifest_row(
             task.slide_id,
             status="ok",
             item_digest=task.stamp.item_digest,
@@ -139,15 +197,29 @@ class SlideLoop:
         return young and bool(found["item_digest"] == task.stamp.item_digest)
 
 
-def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows of a table as mappings; missing values are None."""
+def lost_error(path: object, lost: Lost) -> SlideError:
+    """The fault of a slide whose process did not live to finish it."""
+    if lost.timed_out:
+        return SlideError(
+            SlideCode.TIMED_OUT,
+            f"{path}: {lost.reason}; if the slide is sound, raise cohort.slide_seconds",
+        )
+    return SlideError(
+        SlideCode.CRASHED,
+        f"{path}: {lost.reason}; the file is damaged in a way that its library does not survive, "
+        "or memory ran out: copy it again, give the job more memory, or leave it out",
+    )
+
+
+def records(frame: "pd.DataFrame") -> list[Row]:
+    """Rows of a data frame; missing values are None."""
     plain = frame.astype(object).where(frame.notna(), None)
     return [{str(key): value for key, value in row.items()} for row in plain.to_dict("records")]
 
 
-def failure(slide_id: str, stage: str, error: SlideError, seconds: float) -> dict[str, Any]:
+def failure(slide_id: str, stage: str, error: SlideError, seconds: float) -> Row:
     """Manifest row of a slide that failed in this stage."""
-    return _row(
+    return manifest_row(
         slide_id,
         status="failed",
         failed_stage=stage,
@@ -157,14 +229,15 @@ def failure(slide_id: str, stage: str, error: SlideError, seconds: float) -> dic
     )
 
 
-def carried_failure(slide_id: str, above: Mapping[str, Any]) -> dict[str, Any]:
+def carried_failure(slide_id: str, above: Mapping[str, Any]) -> Row:
     """Manifest row of a slide that failed in an earlier stage."""
     keys = ("status", "failed_stage", "error_code", "message")
-    return _row(slide_id, **{key: above[key] for key in keys})
+    return manifest_row(slide_id, **{key: above[key] for key in keys})
 
 
-def _row(slide_id: str, **values: Any) -> dict[str, Any]:  # noqa: ANN401 - mixed columns
-    row: dict[str, Any] = {item.name: None for item in MANIFEST.fields}
+def manifest_row(slide_id: str, **values: Any) -> Row:  # noqa: ANN401 - mixed columns
+    """A row of a manifest; columns that are not given are missing."""
+    row: Row = {item.name: None for item in MANIFEST.fields}
     return row | {"slide_id": slide_id, "reused": False} | values
 
 
@@ -176,49 +249,49 @@ def _line(row: Mapping[str, Any]) -> str:
     return f"{row['slide_id']}: {row['count']} rows in {row['seconds']:.1f} s"
 
 
-def write_manifest(path: Path, frame: pd.DataFrame, stage: StageId) -> None:
+def write_manifest(path: Path, rows: Sequence[Row], stage: StageId) -> None:
     """Write the manifest of a bucket or of a stage."""
     stamp = Stamp(digest=stage.digest, item_digest=stage.digest, parameters=dict(stage.parameters))
-    write_parquet(path, frame.astype({"count": "Int64"}), MANIFEST, stamp)
+    write_rows(path, rows, MANIFEST, stamp)
 
 
-def read_manifest(path: Path) -> pd.DataFrame:
+def read_manifest(path: Path) -> "pd.DataFrame":
     """Read a manifest."""
     return read_parquet(path, "manifest")
 
 
-def merge(frames: Iterable[pd.DataFrame], slide_ids: Sequence[str]) -> pd.DataFrame:
+def merge(tables: Iterable[Sequence[Row]], slide_ids: Sequence[str]) -> list[Row]:
     """Join the tables of buckets in the order of the sheet.
 
     Raises:
         ArtifactError: If the buckets are not those of the sheet.
     """
-    joined = pd.concat(list(frames), ignore_index=True)
-    if sorted(joined["slide_id"]) != sorted(slide_ids):
+    joined = [row for rows in tables for row in rows]
+    if sorted(row["slide_id"] for row in joined) != sorted(slide_ids):
         raise ArtifactError(
             "the buckets' manifests do not hold the slides of the sheet. "
             "Run again: Snakemake renews the buckets whose slides have changed."
         )
-    ordered: pd.DataFrame = joined.set_index("slide_id").loc[list(slide_ids)].reset_index()
-    return ordered
+    by_id = {row["slide_id"]: row for row in joined}
+    return [by_id[slide_id] for slide_id in slide_ids]
 
 
-def check_failures(frame: pd.DataFrame, max_failed: float, where: Path) -> None:
+def check_failures(rows: Sequence[Row], max_failed: float, where: Path) -> None:
     """Stop the run if too much of the cohort has failed.
 
     Raises:
         CohortError: With the first failures and what to do.
     """
-    failed = frame[frame["status"] == "failed"]
-    if len(failed) <= max_failed * len(frame):
+    failed = [row for row in rows if row["status"] == "failed"]
+    if len(failed) <= max_failed * len(rows):
         return
     shown = "\n".join(
-        f"  - {row.slide_id} ({row.failed_stage}, {row.error_code}): {row.message}"
-        for row in failed.head(SHOWN_FAILURES).itertuples()
+        f"  - {row['slide_id']} ({row['failed_stage']}, {row['error_code']}): {row['message']}"
+        for row in failed[:SHOWN_FAILURES]
     )
     more = f"\n  and {len(failed) - SHOWN_FAILURES} more" if len(failed) > SHOWN_FAILURES else ""
     raise CohortError(
-        f"{len(failed)} of {len(frame)} slides failed, more than cohort.max_failed = {max_failed} "
+        f"{len(failed)} of {len(rows)} slides failed, more than cohort.max_failed = {max_failed} "
         f"allows:\n{shown}{more}\nMend or remove them in the sheet, or raise cohort.max_failed. "
         f"All results of the other slides are kept; every row is in {where}."
     )

@@ -9,17 +9,16 @@ reason.
 import logging
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
 
 from slidemill.artifacts.digest import fingerprint
 from slidemill.artifacts.folder import StageId, open_folder
 from slidemill.artifacts.formats import COHORT, SLIDES
-from slidemill.artifacts.manifest import check_failures, failure, merge
-from slidemill.artifacts.parquet import read_parquet, write_parquet
+from slidemill.artifacts.manifest import check_failures, failure, lost_error, merge
+from slidemill.artifacts.parquet import Row, read_rows, write_rows
 from slidemill.artifacts.provenance import Stamp
+from slidemill.artifacts.workers import Lost, work_apart
 from slidemill.cohort.sheet import Sheet, SheetRow
 from slidemill.config import CohortConfig
 from slidemill.errors import SlideError
@@ -35,8 +34,9 @@ def run_bucket(
     rows: Sequence[SheetRow],
     config: CohortConfig,
     output: Path,
+    cpus: int,
 ) -> None:
-    """Open the slides of one bucket and write what they are.
+    """Open the slides of one bucket, side by side, and write what they are.
 
     Args:
         stage: Identity of the stage.
@@ -44,39 +44,37 @@ def run_bucket(
         rows: The bucket's rows of the sheet.
         config: The cohort's configuration.
         output: The bucket's table.
+        cpus: Processes that open slides.
     """
     open_folder(stage, results)
-    frame = pd.DataFrame([describe(stage, row, config) for row in rows])
-    for row in frame[frame["status"] == "failed"].itertuples():
-        log.warning("cohort %s: failed, %s: %s", row.slide_id, row.error_code, row.message)
+    found: dict[int, Row] = {}
+    work = partial(describe, stage, config=config)
+    for number, facts in work_apart(work, list(rows), cpus, config.slide_seconds):
+        if isinstance(facts, Lost):
+            error = lost_error(rows[number].path, facts)
+            found[number] = _failed(stage, rows[number], _unknown(rows[number]), error, 0.0)
+        else:
+            found[number] = facts
+    table = [found[number] for number in range(len(rows))]
+    for row in table:
+        if row["status"] == "failed":
+            log.warning(
+                "cohort %s: failed, %s: %s", row["slide_id"], row["error_code"], row["message"]
+            )
     stamp = Stamp(digest=stage.digest, item_digest=stage.digest, parameters=dict(stage.parameters))
-    write_parquet(output, frame[[item.name for item in SLIDES.fields]], SLIDES, stamp)
+    write_rows(output, table, SLIDES, stamp)
 
 
-def describe(stage: StageId, row: SheetRow, config: CohortConfig) -> dict[str, Any]:
+def describe(stage: StageId, row: SheetRow, config: CohortConfig) -> Row:
     """Open a slide and say what it is: a row of the `slides` table."""
     started = time.perf_counter()
-    facts: dict[str, Any] = {item.name: None for item in SLIDES.fields} | {
-        "slide_id": row.slide_id,
-        "path": str(row.path),
-        "tissue": str(row.tissue) if row.tissue else None,
-        "width": 0,
-        "height": 0,
-        "levels": 0,
-        "size_bytes": row.path.stat().st_size if row.path.is_file() else 0,
-    }
+    facts = _unknown(row)
     try:
-        with Slide(row.path) as slide:
+        with Slide(row.path, config.reader) as slide:
             facts |= _facts(slide)
             resolution = resolve_mpp(slide.properties, row.mpp, config.missing_mpp)
     except SlideError as error:
-        return facts | {
-            key: value
-            for key, value in failure(
-                row.slide_id, stage.stage, error, time.perf_counter() - started
-            ).items()
-            if key in facts and key != "path"
-        }
+        return _failed(stage, row, facts, error, time.perf_counter() - started)
     facts |= {
         "mpp_x": resolution.mpp_x,
         "mpp_y": resolution.mpp_y,
@@ -89,7 +87,33 @@ def describe(stage: StageId, row: SheetRow, config: CohortConfig) -> dict[str, A
     return facts | {"item_digest": stage.item_digest(inputs)}
 
 
-def _facts(slide: Slide) -> dict[str, Any]:
+def _unknown(row: SheetRow) -> Row:
+    """A row of the `slides` table of which only the sheet's part is known."""
+    return {item.name: None for item in SLIDES.fields} | {
+        "slide_id": row.slide_id,
+        "path": str(row.path),
+        "tissue": str(row.tissue) if row.tissue else None,
+        "width": 0,
+        "height": 0,
+        "levels": 0,
+        "size_bytes": _length(row.path),
+    }
+
+
+def _failed(stage: StageId, row: SheetRow, facts: Row, error: SlideError, seconds: float) -> Row:
+    found = failure(row.slide_id, stage.stage, error, seconds)
+    return facts | {key: value for key, value in found.items() if key in facts and key != "path"}
+
+
+def _length(path: Path) -> int:
+    """Bytes of a file; 0 where there is none, or none that can be looked at."""
+    try:
+        return path.stat().st_size if path.is_file() else 0
+    except OSError:
+        return 0
+
+
+def _facts(slide: Slide) -> Row:
     return {
         "width": slide.dimensions[0],
         "height": slide.dimensions[1],
@@ -109,20 +133,16 @@ def gather(
         CohortError: If more than `max_failed` of the slides failed; the table is written before.
     """
     facts = merge(
-        (read_parquet(path, "slides") for path in buckets), [row.slide_id for row in sheet.rows]
+        (read_rows(path, "slides") for path in buckets), [row.slide_id for row in sheet.rows]
     )
-    identity = pd.DataFrame(
-        {
-            "slide_id": row.slide_id,
-            "patient_id": row.patient_id,
-            "split": row.split,
-        }
+    table = [
+        {"patient_id": row.patient_id, "split": row.split}
+        | known
         | {name: row.labels.get(name) for name in sheet.label_columns}
-        for row in sheet.rows
-    )
-    frame = identity.merge(facts, on="slide_id", validate="one_to_one")
+        for row, known in zip(sheet.rows, facts, strict=True)
+    ]
     path = open_folder(stage, results) / "cohort.parquet"
     stamp = Stamp(digest=stage.digest, item_digest=stage.digest, parameters=dict(stage.parameters))
-    write_parquet(path, frame, COHORT, stamp)
-    check_failures(frame, max_failed, path)
+    write_rows(path, table, COHORT, stamp)
+    check_failures(table, max_failed, path)
     return path

@@ -23,9 +23,16 @@ from safetensors.torch import save_file
 from slidemill.artifacts.atomic import atomic_path, write_text
 from slidemill.artifacts.digest import file_sha256
 from slidemill.artifacts.folder import open_folder
-from slidemill.artifacts.formats import EMBEDDING, MANIFEST, PRETRAIN_METRICS
+from slidemill.artifacts.formats import EMBEDDING, PRETRAIN_METRICS
 from slidemill.artifacts.hdf5 import write_hdf5
-from slidemill.artifacts.manifest import carried_failure, read_manifest, records, write_manifest
+from slidemill.artifacts.manifest import (
+    carried_failure,
+    manifest_row,
+    merge,
+    read_manifest,
+    records,
+    write_manifest,
+)
 from slidemill.artifacts.parquet import read_parquet, write_parquet
 from slidemill.artifacts.provenance import Stamp
 from slidemill.errors import ArtifactError, CohortError
@@ -101,8 +108,7 @@ def run(plan: Plan, unit: PretrainPlan, device: str, threads: int, not_before: f
         for row in records(manifest)
         if row["status"] == "failed"
     ]
-    frame = pd.DataFrame(rows + failed, columns=[item.name for item in MANIFEST.fields])
-    ordered = frame.set_index("slide_id").loc[list(manifest["slide_id"])].reset_index()
+    ordered = merge([rows, failed], list(manifest["slide_id"]))
     write_manifest(folder / "manifest.parquet", ordered, unit.stage)
     return folder / "manifest.parquet"
 
@@ -218,15 +224,14 @@ def _embed_all(
             },
         )
         rows.append(
-            {
-                "slide_id": slide_id,
-                "status": "ok",
-                "item_digest": item.item_digest,
-                "seconds": time.perf_counter() - started,
-                "path": f"slides/{slide_id}.h5",
-                "sha256": file_sha256(path),
-                "count": 1,
-                "reused": False,
-            }
+            manifest_row(
+                slide_id,
+                status="ok",
+                item_digest=item.item_digest,
+                seconds=time.perf_counter() - started,
+                path=f"slides/{slide_id}.h5",
+                sha256=file_sha256(path),
+                count=1,
+            )
         )
     return rows

@@ -1,0 +1,97 @@
+"""Processes that crash, hang or raise; each is made to happen for real."""
+
+import ctypes
+import faulthandler
+import os
+import signal
+import time
+
+import pytest
+
+from slidemill.artifacts.workers import Lost, RemoteTraceback, available_cpus, work_apart
+from slidemill.errors import ConfigError, Problem, UserError
+
+
+def work(item):
+    kind, value = item
+    if kind == "crash":
+        faulthandler.disable()  # pytest's would fill the screen
+        ctypes.string_at(0)
+    if kind == "exit":
+        os._exit(value)
+    if kind == "sleep":
+        time.sleep(value)
+    if kind == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if kind == "bug":
+        raise KeyError(value)
+    if kind == "config":
+        raise ConfigError("c.yaml", [Problem("tiles", "wrong", "Mend it")])
+    return value, os.getpid()
+
+
+def run(items, processes=2, seconds=30.0):
+    found = dict(work_apart(work, items, processes, seconds))
+    return [found[number] for number in range(len(items))]
+
+
+def test_results_keep_to_their_items_and_processes_are_few():
+    found = run([("say", number) for number in range(40)], processes=3)
+    assert [value for value, _ in found] == list(range(40))
+    assert 1 <= len({pid for _, pid in found}) <= 3
+    assert os.getpid() not in {pid for _, pid in found}
+
+
+@pytest.mark.parametrize("processes", [1, 3])
+def test_a_crash_costs_its_item_and_no_other(processes):
+    items = [("say", 0), ("crash", 0), ("say", 2), ("kill", 0), ("exit", 7), ("say", 5)]
+    found = run(items, processes)
+    assert [value[0] for value in (found[0], found[2], found[5])] == [0, 2, 5]
+    assert "SIGSEGV" in found[1].reason
+    assert "memory" in found[3].reason
+    assert "code 7" in found[4].reason
+    assert not any(found[number].timed_out for number in (1, 3, 4))
+
+
+def test_an_item_that_hangs_is_stopped_and_the_others_go_on():
+    started = time.monotonic()
+    found = run([("sleep", 600), ("say", 1), ("say", 2)], processes=1, seconds=1.0)
+    assert time.monotonic() - started < 20
+    assert isinstance(found[0], Lost)
+    assert found[0].timed_out
+    assert [value[0] for value in found[1:]] == [1, 2]
+
+
+def test_the_clock_starts_anew_with_every_item():
+    found = run([("sleep", 0.5)] * 4, processes=1, seconds=1.5)
+    assert not any(isinstance(value, Lost) for value in found)
+
+
+def test_a_bug_ends_the_job_with_the_childs_traceback():
+    with pytest.raises(KeyError) as caught:
+        run([("say", 1), ("bug", "x"), ("say", 2)])
+    assert isinstance(caught.value.__cause__, RemoteTraceback)
+    assert "raise KeyError(value)" in str(caught.value.__cause__)
+
+
+def test_a_fault_of_the_users_keeps_its_words():
+    with pytest.raises(UserError, match="tiles: wrong"):
+        run([("config", 0)])
+
+
+def test_no_child_outlives_the_job():
+    for _ in work_apart(work, [("say", number) for number in range(4)], 2, 30.0):
+        break
+    time.sleep(0.2)
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+
+
+def test_cpus_are_those_of_the_job(monkeypatch):
+    affinity = len(os.sched_getaffinity(0))
+    monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
+    assert available_cpus() == affinity
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "1")
+    assert available_cpus() == 1
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "4000")
+    assert available_cpus() == affinity
