@@ -1,30 +1,63 @@
-"""The tissue stage: a mask, polygons and a picture of every slide.
+"""The tissue stage: a class map, polygons and a picture of every slide.
 
-Reads slides at a fixed physical resolution. Writes, per slide, `slides/<slide>.geojson` (level-0
-pixels), `slides/<slide>.jpg` (the overlay) and `slides/<slide>.h5` (the mask, written last).
-A slide in which nothing is found is a failed row, never an empty result.
+Reads slides once, at a fixed physical resolution, or the sheet's GeoJSON. Writes, per slide,
+`slides/<slide>.geojson` (level-0 pixels), `slides/<slide>.jpg` (the overlay) and
+`slides/<slide>.h5` (mask and classes, written last). A slide in which nothing is found is a failed
+row, never an empty result.
 """
 
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
+import numpy.typing as npt
 
 from slidemill.artifacts.atomic import write_bytes, write_text
+from slidemill.artifacts.digest import file_sha256
 from slidemill.artifacts.formats import TISSUE
 from slidemill.artifacts.hdf5 import read_attributes, write_hdf5
 from slidemill.artifacts.manifest import SlideTask
 from slidemill.config import TissueConfig
 from slidemill.errors import ArtifactError, SlideCode, SlideError
-from slidemill.slides.overview import read_overview
-from slidemill.slides.reader import Slide
-from slidemill.tissue.otsu import find_tissue
+from slidemill.slides.overview import Overview, read_overview
+from slidemill.slides.reader import RGB, Slide
+from slidemill.slides.regions import Region, read_region
+from slidemill.tissue.classes import TissueClass
+from slidemill.tissue.find import TissueMap, clean_up, find_tissue
 from slidemill.tissue.overlay import EDGE_PX, draw_overlay
 from slidemill.tissue.polygons import mask_to_polygons, to_geojson
 
+if TYPE_CHECKING:
+    from shapely.geometry import Polygon
 
-def compute(task: SlideTask, config: TissueConfig) -> int:
+    from slidemill.tissue.unet import Segmenter
+
+LoadSegmenter = Callable[[], "Segmenter"]
+MIN_PICTURE_PX = 800
+"""Longest edge below which an overview is too small to judge; the slide is read again, finer."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """Tissue of a slide: classes of pixels and outlines in level-0 pixels."""
+
+    tissue: TissueMap
+    polygons: "list[Polygon]"
+
+
+def compute(
+    task: SlideTask, config: TissueConfig, load_segmenter: LoadSegmenter | None = None
+) -> int:
     """Find the tissue of one slide and write its three files.
+
+    Args:
+        task: The slide.
+        config: Settings of the stage.
+        load_segmenter: Gives the network for `method: unet`.
 
     Returns:
         Number of pieces of tissue.
@@ -32,41 +65,169 @@ def compute(task: SlideTask, config: TissueConfig) -> int:
     Raises:
         SlideError: If the slide is damaged, or has no tissue (no-tissue).
     """
-    mpp_x, mpp_y = float(task.facts["mpp_x"]), float(task.facts["mpp_y"])
-    downsample_x, downsample_y = config.mpp / mpp_x, config.mpp / mpp_y
-    with Slide(Path(task.facts["path"])) as slide:
-        pixels = read_overview(slide, downsample_x, downsample_y)
+    facts = task.facts
+    # Slides go side by side, and on small pictures OpenCV's own threads cost more than they bring.
+    cv2.setNumThreads(1)
+    mpp_x, mpp_y = float(facts["mpp_x"]), float(facts["mpp_y"])
+    # A slide that is coarser than the mask is to be has its own resolution.
+    mpp = max(config.mpp, mpp_x, mpp_y)
+    downsample = mpp / mpp_x, mpp / mpp_y
+    with Slide(Path(facts["path"]), facts["reader"]) as slide:
         bounds = slide.dimensions
-        scale = max(1.0, max(bounds) / EDGE_PX)
-        picture = read_overview(slide, scale, scale)
-    tissue = find_tissue(pixels, config.mpp, config.min_area_mm2, config.min_hole_mm2)
-    if not tissue.mask.any():
-        raise SlideError(
-            SlideCode.NO_TISSUE,
-            f"no piece of tissue of at least {config.min_area_mm2} square mm is more saturated "
-            f"than {tissue.threshold:.3f}; look at the slide, and lower tissue.min_area_mm2 if it "
-            "has smaller pieces",
-        )
-    polygons = mask_to_polygons(tissue.mask, downsample_x, downsample_y, bounds)
+        overview = read_overview(slide, *downsample, task.threads)
+        if config.method == "import":
+            found = _imported(facts["tissue"], overview, downsample, bounds)
+        elif config.method == "unet":
+            assert load_segmenter is not None
+            classes = _by_network(slide, overview, config, load_segmenter(), (mpp_x, mpp_y))
+            found = _outlined(_cleaned(classes, mpp, config), downsample, bounds)
+        else:
+            tissue = find_tissue(
+                overview.pixels,
+                mpp,
+                method=config.method,
+                min_area_mm2=config.min_area_mm2,
+                min_hole_mm2=config.min_hole_mm2,
+                unreadable=overview.unreadable,
+            )
+            found = _outlined(tissue, downsample, bounds)
+        if not found.tissue.mask.any():
+            raise _no_tissue(facts["path"], found.tissue, config)
+        picture, scale = _picture(slide, overview.pixels, downsample, task.threads)
+    _write(
+        task,
+        found,
+        mpp,
+        downsample,
+        draw_overlay(picture, found.polygons, *scale, classes=found.tissue.classes),
+    )
+    return found.tissue.pieces
+
+
+def _write(
+    task: SlideTask, found: Found, mpp: float, downsample: tuple[float, float], overlay: bytes
+) -> None:
+    tissue = found.tissue
     stamp = task.stamp.as_attributes(TISSUE.type, TISSUE.version)
-    write_text(task.path.with_suffix(".geojson"), to_geojson(polygons, mpp_x, mpp_y, dict(stamp)))
-    overlay = draw_overlay(picture, polygons, scale, scale)
+    mpp_x, mpp_y = float(task.facts["mpp_x"]), float(task.facts["mpp_y"])
+    geojson = to_geojson(found.polygons, mpp_x, mpp_y, dict(stamp))
+    write_text(task.path.with_suffix(".geojson"), geojson)
     write_bytes(task.path.with_suffix(".jpg"), overlay)
     write_hdf5(
         task.path,
-        {"mask": tissue.mask.astype(np.uint8)},
+        {"mask": tissue.mask.astype(np.uint8), "classes": tissue.classes},
         TISSUE,
         task.stamp,
         {
-            "mpp": config.mpp,
-            "downsample_x": downsample_x,
-            "downsample_y": downsample_y,
+            "mpp": mpp,
+            "downsample_x": downsample[0],
+            "downsample_y": downsample[1],
             "threshold": tissue.threshold,
-            "tissue_mm2": float(tissue.mask.sum() * (config.mpp / 1000) ** 2),
+            "tissue_mm2": float(tissue.mask.sum() * (mpp / 1000) ** 2),
             "pieces": tissue.pieces,
         },
     )
-    return tissue.pieces
+
+
+def _outlined(tissue: TissueMap, downsample: tuple[float, float], bounds: tuple[int, int]) -> Found:
+    return Found(tissue, mask_to_polygons(tissue.mask, *downsample, bounds))
+
+
+def _imported(
+    tissue_path: str | None,
+    overview: Overview,
+    downsample: tuple[float, float],
+    bounds: tuple[int, int],
+) -> Found:
+    """The sheet's polygons as they are, and the mask that they make."""
+    from slidemill.tissue.geojson import check_bounds, rasterise, read_polygons
+
+    if tissue_path is None:
+        raise SlideError(
+            SlideCode.TISSUE_FILE,
+            "tissue.method is import, but the sheet's tissue column is empty for this slide; give "
+            "a GeoJSON there",
+        )
+    polygons = read_polygons(Path(tissue_path))
+    check_bounds(polygons, bounds)
+    height, width = overview.unreadable.shape
+    mask = rasterise(polygons, *downsample, width, height)
+    classes = np.where(mask, np.uint8(TissueClass.TISSUE), np.uint8(TissueClass.GLASS))
+    classes[overview.unreadable & ~mask] = TissueClass.UNREADABLE
+    return Found(TissueMap(classes, math.nan, len(polygons)), polygons)
+
+
+def _by_network(
+    slide: Slide,
+    overview: Overview,
+    config: TissueConfig,
+    segmenter: "Segmenter",
+    mpp: tuple[float, float],
+) -> npt.NDArray[np.uint8]:
+    """Classes by the network at its own resolution, brought to the overview's."""
+    own = max(config.unet.mpp, *mpp)
+    scale_x, scale_y = own / mpp[0], own / mpp[1]
+    width = math.ceil(slide.dimensions[0] / scale_x)
+    height = math.ceil(slide.dimensions[1] / scale_y)
+
+    def read(x: int, y: int, w: int, h: int) -> RGB:
+        region = Region(x * scale_x, y * scale_y, w * scale_x, h * scale_y)
+        try:
+            return read_region(slide, region, w, h)
+        except SlideError as error:
+            if error.code is not SlideCode.READ_ERROR:
+                raise
+            # What does not decode is marked by the overview, whatever the network makes of white.
+            return np.full((h, w, 3), 255, np.uint8)
+
+    classes = segmenter.predict(read, width, height)
+    size = overview.unreadable.shape[::-1]
+    fitted = np.asarray(
+        cv2.resize(classes, (size[0], size[1]), interpolation=cv2.INTER_NEAREST_EXACT)
+    ).astype(np.uint8)
+    fitted[overview.unreadable] = TissueClass.UNREADABLE
+    return fitted
+
+
+def _cleaned(classes: npt.NDArray[np.uint8], mpp: float, config: TissueConfig) -> TissueMap:
+    return clean_up(classes, mpp, config.min_area_mm2, config.min_hole_mm2)
+
+
+def _no_tissue(path: str, tissue: TissueMap, config: TissueConfig) -> SlideError:
+    share = {
+        kind.name.lower(): float((tissue.classes == kind).mean())
+        for kind in (TissueClass.PEN, TissueClass.BLACK, TissueClass.OTHER, TissueClass.UNREADABLE)
+    }
+    seen = ", ".join(f"{part:.0%} is {name}" for name, part in share.items() if part >= 0.005)
+    return SlideError(
+        SlideCode.NO_TISSUE,
+        f"{path}: method {config.method} finds no tissue of at least {config.min_area_mm2} square "
+        f"mm{f' ({seen})' if seen else ''}; look at the slide, and try tissue.method entropy for "
+        "faint stains, or a lower tissue.min_area_mm2",
+    )
+
+
+def _picture(
+    slide: Slide, overview: RGB, downsample: tuple[float, float], threads: int
+) -> tuple[RGB, tuple[float, float]]:
+    """A picture to draw on, and level-0 pixels per pixel of it in x and y."""
+    longest = max(overview.shape[:2])
+    if longest < MIN_PICTURE_PX:
+        scale = max(1.0, max(slide.dimensions) / EDGE_PX)
+        return read_overview(slide, scale, scale, threads).pixels, (scale, scale)
+    if longest <= EDGE_PX:
+        return overview, downsample
+    factor = EDGE_PX / longest
+    smaller = cv2.resize(overview, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
+    return np.asarray(smaller, np.uint8), (downsample[0] / factor, downsample[1] / factor)
+
+
+def inputs(facts: Any, config: TissueConfig) -> dict[str, str]:  # noqa: ANN401 - a row of the cohort
+    """Digests of files beside the slide that its result is made from."""
+    if config.method != "import" or not facts["tissue"]:
+        return {}
+    path = Path(facts["tissue"])
+    return {"tissue-file": file_sha256(path) if path.is_file() else "missing"}
 
 
 def read_stamp(path: Path) -> dict[str, Any]:
