@@ -1,64 +1,49 @@
-"""The tiles stage: the candidate tiles of every slide.
+"""The tiles stage: which tiles of every slide go on.
 
-Reads tissue masks and no pixels. Writes `slides/<slide>.parquet`, one row a tile that touches
-tissue, row-major; `keep` marks those that go on. A slide of which no tile is kept is a failed row.
+Reads candidates and no pixels. Writes `slides/<slide>.parquet`: every candidate, row-major, with
+all that was measured of it, and `keep`. A slide of which no tile is kept is a failed row.
 """
 
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import pandas as pd
-import pyarrow.parquet as pq
+from typing import TYPE_CHECKING, Any
 
 from slidemill.artifacts.formats import TILES
-from slidemill.artifacts.hdf5 import open_hdf5
 from slidemill.artifacts.manifest import SlideTask
-from slidemill.artifacts.parquet import read_footer, read_parquet, write_parquet
+from slidemill.artifacts.parquet import read_columns, read_footer, read_parquet, write_parquet
 from slidemill.errors import SlideCode, SlideError
-from slidemill.tiles.coverage import mask_fraction
-from slidemill.tiles.grid import TileGeometry, exact_grid, padded_fraction, tile_geometry
+from slidemill.tiles.grid import TileGeometry
+from slidemill.tiles.keep import Limits, keep, why_none
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
-def compute(
-    task: SlideTask, *, tile_px: int, mpp: float, overlap_px: int, min_tissue: float
-) -> int:
-    """Lay the grid over one slide and write its tiles.
+def compute(task: SlideTask, limits: Limits) -> int:
+    """Choose the tiles of one slide and write them.
+
+    Args:
+        task: The slide; upstream are its candidates.
+        limits: What a tile has to keep to.
 
     Returns:
         Number of tiles kept.
 
     Raises:
-        SlideError: If no tile has enough tissue (no-tiles).
+        SlideError: If no tile is kept (no-tiles).
     """
     assert task.upstream_path is not None
-    facts = task.facts
-    geometry = tile_geometry(tile_px, mpp, overlap_px, float(facts["mpp_x"]), float(facts["mpp_y"]))
-    width, height = int(facts["width"]), int(facts["height"])
-    coords = exact_grid(geometry, width, height)
-    with open_hdf5(task.upstream_path, "tissue-mask") as file:
-        downsample = float(file.attrs["downsample_x"]), float(file.attrs["downsample_y"])
-        tissue = mask_fraction(file["mask"][:], *downsample, coords, geometry)
-    candidate = tissue > 0
-    frame = pd.DataFrame(
-        {
-            "x": coords[candidate, 0],
-            "y": coords[candidate, 1],
-            "tissue_fraction": tissue[candidate],
-            "padded_fraction": padded_fraction(coords, geometry, width, height)[candidate],
-            "keep": tissue[candidate] >= np.float32(min_tissue),
-        }
-    )
-    kept = int(frame["keep"].sum())
-    if not kept:
-        best = float(tissue.max(initial=0.0))
+    candidates = read_columns(task.upstream_path, "candidates")
+    geometry = read_footer(task.upstream_path)["geometry"]
+    kept = keep(candidates, limits)
+    if not kept.any():
         raise SlideError(
             SlideCode.NO_TILES,
-            f"of {len(frame)} tiles that touch tissue none has a tissue fraction of {min_tissue}; "
-            f"the best has {best:.2f}. Lower tiles.min_tissue or choose smaller tiles",
+            f"{task.facts['path']}: none of its {len(kept)} tiles with tissue is kept: "
+            f"{why_none(candidates, limits)}. Relax these limits of tiles, or choose smaller tiles",
         )
-    write_parquet(task.path, frame, TILES, task.stamp, {"geometry": geometry.as_dict()})
-    return kept
+    columns = candidates | {"keep": kept}
+    write_parquet(task.path, columns, TILES, task.stamp, {"geometry": geometry})
+    return int(kept.sum())
 
 
 def read_stamp(path: Path) -> dict[str, Any]:
@@ -68,10 +53,10 @@ def read_stamp(path: Path) -> dict[str, Any]:
         ArtifactError: If the file is missing or not readable.
     """
     footer = read_footer(path)
-    return footer | {"count": int(pq.read_table(path, columns=["keep"])["keep"].to_numpy().sum())}
+    return footer | {"count": int(read_columns(path, "tiles")["keep"].sum())}
 
 
-def read_tiles(path: Path) -> tuple[pd.DataFrame, TileGeometry]:
+def read_tiles(path: Path) -> "tuple[pd.DataFrame, TileGeometry]":
     """The tiles of a slide and their size.
 
     Raises:
