@@ -24,7 +24,8 @@ import yaml
 from sklearn.metrics import roc_auc_score
 
 from slidemill.config import load_config
-from slidemill.plan import CellPlan, Plan, make_plan
+from slidemill.plan import CellPlan, Plan
+from slidemill.planner import make_plan
 
 CONFIG = Path("config.yaml")
 

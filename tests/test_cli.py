@@ -20,7 +20,7 @@ def slidemill(*arguments, cwd=ROOT):
 
 
 STAGES = ["cohort", "tissue", "tiles", "features", "splits", "pretrain", "evaluate", "report"]
-COMMANDS = [*STAGES, "demo", "status", "summary", "verify"]
+COMMANDS = [*STAGES, "demo", "status", "summary", "verify", "export", "import"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

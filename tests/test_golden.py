@@ -29,7 +29,8 @@ from slidemill.slides.synthetic import SlideSpec, paint_slide
 from slidemill.splits.folds import make_folds
 from slidemill.tiles.coverage import mask_fraction
 from slidemill.tiles.grid import exact_grid, tile_geometry
-from slidemill.tissue.otsu import find_tissue
+from slidemill.tiles.reading import read_qualities
+from slidemill.tissue.find import find_tissue
 
 RECORD = Path(__file__).with_name("golden.json")
 TOLERANCE = 2e-3
@@ -50,15 +51,25 @@ def outputs(tmp_path_factory):
     config = TissueConfig()
     geometry = tile_geometry(128, 0.5, 0, 0.5, 0.5)
     with Slide(path) as slide:
-        overview = read_overview(slide, config.mpp / 0.5, config.mpp / 0.5)
-        tissue = find_tissue(overview, config.mpp, config.min_area_mm2, config.min_hole_mm2)
-        record("tissue", versions.TISSUE, [tissue.mask.mean(), tissue.threshold, tissue.pieces])
+        overview = read_overview(slide, config.mpp / 0.5, config.mpp / 0.5).pixels
+        areas = {"min_area_mm2": config.min_area_mm2, "min_hole_mm2": config.min_hole_mm2}
+        found_by = {
+            method: find_tissue(overview, config.mpp, method=method, **areas)
+            for method in ("otsu", "hsv", "entropy")
+        }
+        for method, tissue in found_by.items():
+            values = [tissue.mask.mean(), np.nan_to_num(tissue.threshold), tissue.pieces]
+            record(f"tissue-{method}", versions.TISSUE, values)
+        tissue = found_by["otsu"]
         coords = exact_grid(geometry, *slide.dimensions)
         fraction = mask_fraction(tissue.mask, config.mpp / 0.5, config.mpp / 0.5, coords, geometry)
         record("tiles", versions.TILES, [len(coords), *coords.mean(axis=0), fraction.mean()])
         kept = coords[fraction >= 0.5]
+        measured = read_qualities(slide, kept, geometry, 2)
+        values = [measured.white, measured.black, np.log1p(measured.focus)]
+        record("candidates", versions.CANDIDATES, np.mean(values, axis=1))
         for name, encoder in (("hed-texture", hed_texture), ("rgb-mean", rgb_mean)):
-            features = encode_slide(slide, kept, geometry, encoder.encode, 16, 1)
+            features, _ = encode_slide(slide, kept, geometry, encoder.encode, 16, 1)
             version = versions.FEATURES * 1000 + ENCODERS[name].algorithm_version
             record(name, version, features.mean(axis=0))
     ids = [f"p{i:02d}" for i in range(20)]

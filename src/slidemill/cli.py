@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from slidemill.errors import UserError
+from slidemill.interop.commands import export_app, import_app
 
 if TYPE_CHECKING:
     from slidemill.plan import Plan
@@ -28,6 +29,8 @@ encoders_app = typer.Typer(
     help="Tile encoders: what there is, and fetching weights.", rich_markup_mode=None
 )
 app.add_typer(encoders_app, name="encoders", invoke_without_command=True)
+app.add_typer(export_app, name="export")
+app.add_typer(import_app, name="import")
 
 ConfigOption = Annotated[
     Path, typer.Option("--config", "-c", envvar="SLIDEMILL_CONFIG", help="The configuration.")
@@ -41,6 +44,14 @@ RunOption = Annotated[
 ]
 ThreadsOption = Annotated[
     int, typer.Option(min=1, envvar="SLURM_CPUS_PER_TASK", help="Threads to use.")
+]
+CpusOption = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        help="Slides side by side; 0 takes the CPUs that this process was given "
+        "(SLURM_CPUS_PER_TASK, or its affinity).",
+    ),
 ]
 DEFAULT_CONFIG = Path("config.yaml")
 
@@ -70,9 +81,15 @@ def _per_slide(
         join(plan)
 
 
+def _cpus(threads: int) -> int:
+    from slidemill.artifacts.workers import available_cpus
+
+    return threads or available_cpus()
+
+
 def _plan(config: Path) -> "Plan":
     from slidemill.config import load_config
-    from slidemill.plan import make_plan
+    from slidemill.planner import make_plan
 
     return make_plan(load_config(config), Path())
 
@@ -92,22 +109,34 @@ def _buckets(plan: "Plan", bucket: str | None) -> list[str]:
 
 @app.command()
 def cohort(
-    config: ConfigOption = DEFAULT_CONFIG, bucket: BucketOption = None, gather: GatherOption = False
+    config: ConfigOption = DEFAULT_CONFIG,
+    bucket: BucketOption = None,
+    gather: GatherOption = False,
+    threads: CpusOption = 0,
 ) -> None:
     """Open the slides of the sheet: dimensions, vendor, mpp and where it is from."""
     from slidemill import jobs
 
-    _per_slide(config, bucket, gather, jobs.cohort, jobs.gather_cohort)
+    def work(plan: "Plan", buckets: list[str]) -> None:
+        jobs.cohort(plan, buckets, _cpus(threads))
+
+    _per_slide(config, bucket, gather, work, jobs.gather_cohort)
 
 
 @app.command()
 def tissue(
-    config: ConfigOption = DEFAULT_CONFIG, bucket: BucketOption = None, gather: GatherOption = False
+    config: ConfigOption = DEFAULT_CONFIG,
+    bucket: BucketOption = None,
+    gather: GatherOption = False,
+    threads: CpusOption = 0,
 ) -> None:
     """Find tissue: GeoJSON, mask and overlay of every slide."""
     from slidemill import jobs
 
-    _per_slide(config, bucket, gather, jobs.tissue, lambda plan: jobs.gather(plan, plan.tissue))
+    def work(plan: "Plan", buckets: list[str]) -> None:
+        jobs.tissue(plan, buckets, _cpus(threads))
+
+    _per_slide(config, bucket, gather, work, lambda plan: jobs.gather(plan, plan.tissue))
 
 
 @app.command()
@@ -116,16 +145,17 @@ def tiles(
     run: RunOption = None,
     bucket: BucketOption = None,
     gather: GatherOption = False,
+    threads: CpusOption = 0,
 ) -> None:
-    """Lay the grid of tiles over every slide."""
+    """Lay the grid of tiles over every slide, judge each tile, and keep the good ones."""
     from slidemill import jobs
 
     plan = _plan(config)
     for stage in [jobs.named_tiles(plan, run)] if run else list(plan.tiles.values()):
         if not gather:
-            jobs.tiles(plan, stage, _buckets(plan, bucket))
+            jobs.tiles(plan, stage, _buckets(plan, bucket), _cpus(threads))
         if gather or bucket is None:
-            jobs.gather(plan, stage)
+            jobs.gather_tiles(plan, stage)
 
 
 @app.command()

@@ -4,29 +4,29 @@ Every function does one job of the workflow, or, where no bucket or run is named
 Heavy libraries are imported in the job that needs them, so that the light ones start fast.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from functools import partial
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
-from typing import Any, TypeVar
-
-import pandas as pd
+from typing import TYPE_CHECKING, TypeVar
 
 from slidemill.artifacts.folder import StageId, open_folder
 from slidemill.artifacts.manifest import (
+    Pace,
     SlideLoop,
-    SlideTask,
     check_failures,
     merge,
-    read_manifest,
     write_manifest,
 )
-from slidemill.artifacts.parquet import read_parquet
+from slidemill.artifacts.parquet import read_rows
 from slidemill.config import STAGES
 from slidemill.errors import ConfigError, Problem
 from slidemill.plan import EncoderPlan, Plan
 
+if TYPE_CHECKING:
+    from slidemill.tissue.unet import Segmenter
+
 T = TypeVar("T")
-ReadStamp = Callable[[Path], Mapping[str, Any]]
 
 
 def not_before(plan: Plan, stage: str) -> float:
@@ -37,14 +37,14 @@ def not_before(plan: Plan, stage: str) -> float:
     return max((flag.stat().st_mtime for flag in flags if flag.exists()), default=0.0)
 
 
-def cohort(plan: Plan, buckets: Iterable[str]) -> None:
+def cohort(plan: Plan, buckets: Iterable[str], threads: int) -> None:
     """Open the slides of buckets."""
     from slidemill.cohort.stage import run_bucket
 
     for bucket in buckets:
         rows = plan.buckets[bucket]
         output = plan.bucket_path(plan.cohort, bucket)
-        run_bucket(plan.cohort, plan.results, rows, plan.config.cohort, output)
+        run_bucket(plan.cohort, plan.results, rows, plan.config.cohort, output, threads)
 
 
 def gather_cohort(plan: Plan) -> Path:
@@ -55,20 +55,61 @@ def gather_cohort(plan: Plan) -> Path:
     return gather(plan.cohort, plan.results, plan.sheet, paths, plan.config.cohort.max_failed)
 
 
-def tissue(plan: Plan, buckets: Iterable[str]) -> None:
+def tissue(plan: Plan, buckets: Iterable[str], threads: int) -> None:
     """Find the tissue of buckets of slides."""
-    from slidemill.tissue.stage import compute, read_stamp
+    from slidemill.tissue.stage import compute, inputs, read_stamp
 
-    work = partial(compute, config=plan.config.tissue)
-    _loop(plan, plan.tissue, plan.cohort, ".h5", work, read_stamp, buckets)
+    config = plan.config.tissue
+    load = None
+    if config.method == "unet":
+        # One process: a network takes all the threads, or the GPU, that there are.
+        load, threads = _segmenter(plan), 1
+    work = partial(compute, config=config, load_segmenter=load)
+    loop = SlideLoop(
+        plan.tissue, plan.results, ".h5", work, read_stamp, not_before(plan, "tissue"),
+        pace=_pace(plan, threads), inputs=partial(inputs, config=config),
+    )  # fmt: skip
+    _run(plan, loop, plan.cohort, buckets)
 
 
-def tiles(plan: Plan, stage: StageId, buckets: Iterable[str]) -> None:
-    """Lay one grid over buckets of slides."""
+def _segmenter(plan: Plan) -> "Callable[[], Segmenter]":
+    """Loads the network of the tissue stage, once a process."""
+    config = plan.config.tissue.unet
+    path = plan.folder / str(config.checkpoint)
+
+    @cache
+    def load() -> "Segmenter":
+        from slidemill.tissue.unet import load_segmenter
+
+        return load_segmenter(config, path, config.device)
+
+    return load
+
+
+def tiles(plan: Plan, stage: StageId, buckets: Iterable[str], threads: int) -> None:
+    """Measure the candidates of one grid on buckets of slides, and choose tiles among them."""
+    from slidemill.tiles import candidates
+    from slidemill.tiles.keep import Limits
     from slidemill.tiles.stage import compute, read_stamp
 
-    wanted = {key: value for key, value in stage.parameters.items() if key != "grid"}
-    _loop(plan, stage, plan.tissue, ".parquet", partial(compute, **wanted), read_stamp, buckets)
+    buckets = list(buckets)
+    above = plan.candidates[stage.name]
+    work = partial(
+        candidates.compute,
+        settings=candidates.GridSettings(**above.parameters),
+        coordinates=plan.coordinates,
+    )
+    since = not_before(plan, "tiles")
+    measuring = SlideLoop(
+        above, plan.results, ".parquet", work, candidates.read_stamp, since,
+        pace=replace(_pace(plan, threads), contained=plan.config.tiles.qc == "pixels"),
+        failed_in="tiles",
+        inputs=partial(candidates.inputs, coordinates=plan.coordinates),
+    )  # fmt: skip
+    _run(plan, measuring, plan.tissue, buckets)
+    choose = partial(compute, limits=Limits(**stage.parameters))
+    choosing = SlideLoop(stage, plan.results, ".parquet", choose, read_stamp, since)
+    _run(plan, choosing, above, buckets)
 
 
 def features(plan: Plan, unit: EncoderPlan, buckets: Iterable[str], threads: int) -> None:
@@ -82,10 +123,15 @@ def features(plan: Plan, unit: EncoderPlan, buckets: Iterable[str], threads: int
         compute,
         encoder=unit.encoder,
         encode=encode,
+        mpp=float(unit.candidates.parameters["mpp"]),
         batch_size=config.batch_size,
         threads=threads,
     )
-    _loop(plan, unit.features, unit.tiles, ".h5", work, read_stamp, buckets)
+    # In this process: it holds the encoder, perhaps on a GPU.
+    loop = SlideLoop(
+        unit.features, plan.results, ".h5", work, read_stamp, not_before(plan, "features")
+    )
+    _run(plan, loop, unit.tiles, buckets)
 
 
 def gather(plan: Plan, stage: StageId) -> Path:
@@ -94,12 +140,27 @@ def gather(plan: Plan, stage: StageId) -> Path:
     Raises:
         CohortError: If too many slides failed; the manifest is written before.
     """
-    frames = [read_manifest(plan.bucket_path(stage, bucket)) for bucket in plan.buckets]
-    frame = merge(frames, plan.slide_ids)
+    tables = [read_rows(plan.bucket_path(stage, bucket), "manifest") for bucket in plan.buckets]
+    rows = merge(tables, plan.slide_ids)
     path = plan.manifest_path(stage)
-    write_manifest(path, frame, stage)
-    check_failures(frame, plan.config.cohort.max_failed, path)
+    write_manifest(path, rows, stage)
+    check_failures(rows, plan.config.cohort.max_failed, path)
     return path
+
+
+def gather_tiles(plan: Plan, stage: StageId) -> Path:
+    """Join the buckets' manifests of a grid and of its candidates.
+
+    Raises:
+        CohortError: If too many slides failed; both manifests are written before.
+    """
+    candidates = plan.candidates[stage.name]
+    rows = merge(
+        (read_rows(plan.bucket_path(candidates, bucket), "manifest") for bucket in plan.buckets),
+        plan.slide_ids,
+    )
+    write_manifest(plan.manifest_path(candidates), rows, candidates)
+    return gather(plan, stage)
 
 
 def splits(plan: Plan, task: str) -> Path:
@@ -164,21 +225,18 @@ def _named(units: Iterable[T], name: str, stage: str, stage_of: Callable[[T], St
     raise ConfigError(stage, [problem])
 
 
-def _loop(
-    plan: Plan,
-    stage: StageId,
-    above: StageId,
-    suffix: str,
-    compute: Callable[[SlideTask], int],
-    read_stamp: ReadStamp,
-    buckets: Iterable[str],
-) -> None:
-    loop = SlideLoop(
-        stage, plan.results, suffix, compute, read_stamp, not_before(plan, stage.stage)
-    )
+def _pace(plan: Plan, threads: int) -> Pace:
+    return Pace(cpus=threads, seconds=plan.config.cohort.slide_seconds)
+
+
+def _run(plan: Plan, loop: SlideLoop, above: StageId, buckets: Iterable[str]) -> None:
+    """Run a loop over buckets and write their manifests."""
     for bucket in buckets:
-        slides = read_parquet(plan.bucket_path(plan.cohort, bucket), "slides")
-        upstream: pd.DataFrame = (
-            slides if above is plan.cohort else read_manifest(plan.bucket_path(above, bucket))
+        slides = read_rows(plan.bucket_path(plan.cohort, bucket), "slides")
+        upstream = (
+            slides
+            if above is plan.cohort
+            else read_rows(plan.bucket_path(above, bucket), "manifest")
         )
-        write_manifest(plan.bucket_path(stage, bucket), loop.run(slides, upstream, above), stage)
+        found = loop.run(slides, upstream, above)
+        write_manifest(plan.bucket_path(loop.stage, bucket), found, loop.stage)

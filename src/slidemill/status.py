@@ -113,7 +113,7 @@ def verify_all(plan: Plan) -> list[str]:
 
 
 def _verify(plan: Plan) -> Iterator[str]:
-    for stage in per_slide_stages(plan):
+    for stage in [*per_slide_stages(plan), *plan.candidates.values()]:
         folder = stage.folder(plan.results)
         try:
             if read_dataset(folder).get("Digest") != stage.digest:
@@ -123,7 +123,8 @@ def _verify(plan: Plan) -> Iterator[str]:
             yield str(error)
             continue
         if frame is None:
-            yield f"{plan.manifest_path(stage)}: there is no manifest. Run {stage.stage}."
+            command = "tiles" if stage.stage == "candidates" else stage.stage
+            yield f"{plan.manifest_path(stage)}: there is no manifest. Run {command}."
         elif stage.stage != "cohort":
             yield from _verify_slides(folder, frame, stage)
     for stage in [cell.stage for cell in plan.cells] + list(plan.evaluate.values()):

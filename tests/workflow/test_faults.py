@@ -31,9 +31,9 @@ def test_every_kind_of_bad_slide_becomes_a_row(project, disc_pixels):
         slides / "nompp.tif", disc_pixels, tile=(256, 256), compression="jpeg", photometric="rgb"
     )
     bad = {
-        "torn": ("torn.tif", "unreadable"),
-        "noise": ("noise.svs", "unreadable"),
-        "empty": ("empty.svs", "unreadable"),
+        "torn": ("torn.tif", "truncated"),
+        "noise": ("noise.svs", "not-a-slide"),
+        "empty": ("empty.svs", "empty"),
         "missing": ("missing.svs", "file-missing"),
         "glass": ("glass-1.tif", "no-tissue"),
         "coarse": ("coarse.tif", "too-coarse"),
@@ -59,7 +59,7 @@ def test_every_kind_of_bad_slide_becomes_a_row(project, disc_pixels):
 def test_too_many_failures_stop_the_run_with_their_names_and_keep_the_rest(project):
     project.configure(**FEATURES_ONLY, cohort={"sheet": "demo/slides.tsv"})
     printed = project.run(ok=False)
-    assert "torn-1 (cohort, unreadable)" in printed
+    assert "torn-1 (cohort, truncated)" in printed
     assert "max_failed" in printed
     assert "Traceback" not in printed
     assert len(list(project.results.glob("features/*/slides/*.h5"))) == 8
@@ -170,6 +170,6 @@ def test_real_slides_go_through_to_features(project, shared):
     assert 35 <= rows.loc["cmu", "count"] <= 65
     assert 140 <= rows.loc["tcga", "count"] <= 200
     cohort = project.manifest("cohort/*/cohort.parquet")
-    assert cohort["mpp_source"].to_dict() == {"cmu": "metadata:openslide.mpp-x", "tcga": "sheet"}
+    assert cohort["mpp_source"].to_dict() == {"cmu": "metadata:aperio.MPP", "tcga": "sheet"}
     for suffix in ("jpg", "geojson", "h5"):
         assert project.one(f"tissue/*/slides/cmu.{suffix}").stat().st_size > 1000

@@ -53,7 +53,7 @@ def test_every_stage_left_its_artifacts(finished):
 def test_bad_slides_are_rows_with_reasons(finished):
     rows = finished.manifest("features/*/manifest.parquet")
     failed = rows[rows["status"] == "failed"]
-    assert failed["error_code"].to_dict() == {"glass-1": "no-tissue", "torn-1": "unreadable"}
+    assert failed["error_code"].to_dict() == {"glass-1": "no-tissue", "torn-1": "truncated"}
     assert failed["failed_stage"].to_dict() == {"glass-1": "tissue", "torn-1": "cohort"}
 
 
@@ -77,7 +77,7 @@ def test_h5py_and_pandas_alone_read_every_artifact(finished):
             kinds.add(file.attrs["artifact_type"])
             assert all(dataset[()] is not None for dataset in file.values())
     assert kinds == {
-        "slides", "cohort", "manifest", "tissue-mask", "tiles", "features", "splits",
+        "slides", "cohort", "manifest", "tissue-mask", "candidates", "tiles", "features", "splits",
         "pretrain-metrics", "slide-embedding", "predictions", "metrics", "attention",
     }  # fmt: skip
 
@@ -97,7 +97,7 @@ def test_commands_say_how_the_run_is(finished):
     assert "report.html" in text
     code, text = say("status")
     assert code == 0
-    assert "torn-1 (cohort, unreadable" in text
+    assert "torn-1 (cohort, truncated" in text
     code, text = say("verify")
     assert (code, text.strip()) == (0, "0 problem(s)")
     path = sorted(finished.results.glob("features/*/slides/*.h5"))[0]

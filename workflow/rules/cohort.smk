@@ -7,13 +7,15 @@ rule cohort_bucket:
         "<logs>/cohort/{bucket}.log",
     conda:
         "../../envs/cpu.yaml"
+    threads: 4
     resources:
         mem_mb=growing_mem(2000),
         runtime=growing_time(60),
     params:
         slides=bucket_digest,
     shell:
-        "slidemill cohort --bucket {wildcards.bucket} > {log} 2>&1"
+        "slidemill cohort --bucket {wildcards.bucket} "
+        "--threads {threads} > {log} 2>&1"
 
 
 rule cohort_table:

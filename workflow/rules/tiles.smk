@@ -9,13 +9,15 @@ rule tiles_bucket:
         "<logs>/tiles/{run}/{bucket}.log",
     conda:
         "../../envs/cpu.yaml"
+    threads: 4
     resources:
         mem_mb=growing_mem(4000),
         runtime=growing_time(60),
     params:
         slides=bucket_digest,
     shell:
-        "slidemill tiles --run {wildcards.run} --bucket {wildcards.bucket} > {log} 2>&1"
+        "slidemill tiles --run {wildcards.run} --bucket {wildcards.bucket} "
+        "--threads {threads} > {log} 2>&1"
 
 
 rule tiles_manifest:

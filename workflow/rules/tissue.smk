@@ -8,13 +8,15 @@ rule tissue_bucket:
         "<logs>/tissue/{bucket}.log",
     conda:
         "../../envs/cpu.yaml"
+    threads: 4
     resources:
         mem_mb=growing_mem(4000),
         runtime=growing_time(120),
     params:
         slides=bucket_digest,
     shell:
-        "slidemill tissue --bucket {wildcards.bucket} > {log} 2>&1"
+        "slidemill tissue --bucket {wildcards.bucket} "
+        "--threads {threads} > {log} 2>&1"
 
 
 rule tissue_manifest:

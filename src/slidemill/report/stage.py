@@ -162,9 +162,9 @@ def _attention(plan: Plan, cell: CellPlan, row: dict[str, Any]) -> bytes | None:
         coords: npt.NDArray[np.int64] = file["coords"][:]
     tiles = cell.encoder.tiles.folder(plan.results) / "slides" / f"{slide_id}.parquet"
     _, geometry = read_tiles(tiles)
-    with Slide(Path(row["path"])) as slide:
+    with Slide(Path(row["path"]), row["reader"]) as slide:
         scale = max(1.0, max(slide.dimensions) / PICTURE_PX)
-        pixels = read_overview(slide, scale, scale)
+        pixels = read_overview(slide, scale, scale).pixels
     size = np.array([geometry.width, geometry.height])
     boxes = np.concatenate([coords, coords + size], axis=1) / scale
     return attention_overlay(pixels, boxes, weights)
