@@ -50,7 +50,7 @@ def resolved_path(config: Config) -> Path:
 
 def _lasting(config: Config) -> dict[str, Any]:
     """The configuration without what holds for one call only."""
-    return config.model_dump(mode="json", exclude={"recompute"})
+    return config.model_dump(mode="json", exclude={"recompute", "until"})
 
 
 def start(plan: Plan) -> Path:

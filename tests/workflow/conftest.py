@@ -60,6 +60,7 @@ class Project:
         """Run Snakemake and return what it printed."""
         done = subprocess.run(
             self.command(*arguments),
+            cwd=ROOT,
             env=self.environment(),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

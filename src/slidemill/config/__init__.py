@@ -86,6 +86,12 @@ class Config(Section):
         "commas, that run again although their results are there; failed: the failed slides.",
     )
 
+    until: Recompute = Field(
+        "report",
+        description="Stage at which a run without a target ends; files of the stages' names in "
+        "the root say it for a name that follows --configfile.",
+    )
+
     @field_validator("recompute", mode="before")
     @classmethod
     def _split_commas(cls, value: object) -> object:
