@@ -5,6 +5,7 @@ import pytest
 from slidemill.errors import SlideCode, SlideError
 from slidemill.slides.overview import read_overview
 from slidemill.slides.reader import Slide, on_white
+from slidemill.slides.readers.base import downsamples
 from slidemill.slides.regions import Region, read_region
 
 
@@ -88,3 +89,18 @@ def test_a_region_of_a_real_slide_is_openslides_own(shared):
         ours = read_region(slide, Region(1000, 900, 256, 256), 256, 256)
         theirs = np.asarray(plain.read_region((1000, 900), 0, (256, 256)).convert("RGB"))
     assert (ours == theirs).all()
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        ([(4443, 3567), (2221, 1783)], [1, 2]),
+        ([(40000, 30000), (1250, 937), (156, 117)], [1, 32, 256]),
+        ([(4987, 3591), (2500, 1800)], [1, 1.9948]),
+        ([(300, 250), (150, 125), (75, 62), (37, 31)], [1, 2, 4, 8]),
+        ([(1000, 1000), (333, 333)], [1, 3]),
+        ([(1000, 1000), (330, 330)], [1, 1000 / 330]),
+    ],
+)
+def test_downsamples_are_whole_only_where_rounding_explains_the_dimensions(sizes, expected):
+    assert downsamples(tuple(sizes)) == pytest.approx(expected, rel=1e-4)

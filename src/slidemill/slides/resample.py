@@ -3,7 +3,7 @@
 Each output pixel is the mean of the input over the rectangle that it covers, edges weighted by the
 part that is covered. OpenCV does that exactly where the rectangle begins at a whole pixel and is
 not enlarged, and is fast; elsewhere libraries take whole-pixel rectangles only or weigh pixels by
-their centres, so the integral of the image is read off at the edges, linear in the pixels.
+their centres, so the weights are worked out here, linear in the pixels.
 """
 
 import math
@@ -35,7 +35,7 @@ def area_resample(
         fast = _from_origin(cut, (right - left) / width, (bottom - top) / height, size)
         if fast is not None:
             return fast
-    return _from_integral(pixels, box, size)
+    return _by_weights(pixels, box, size)
 
 
 SNAP = 1e-3
@@ -68,34 +68,35 @@ def _from_origin(
     return np.asarray(found[:height, :width], dtype=np.uint8)
 
 
-def _from_integral(
+def _by_weights(
     pixels: Pixels, box: tuple[float, float, float, float], size: tuple[int, int]
 ) -> Pixels:
-    """Resample any rectangle: the integral of a step function is bilinear between its nodes."""
+    """Resample any rectangle: first along y, then along x."""
     left, top, right, bottom = box
     width, height = size
-    y0, part_y = _edges(top, bottom, height, pixels.shape[0])
-    x0, part_x = _edges(left, right, width, pixels.shape[1])
-    first, last = int(y0[0]), int(x0[0])
-    # Sums of less than 2**31 / 255 pixels fit the quick integer integral.
-    small = pixels.shape[0] * pixels.shape[1] < 2**31 // 255
-    cut = pixels[first:, last:]
-    integral = cv2.integral(cut, sdepth=cv2.CV_32S if small else cv2.CV_64F)
-    integral = integral.reshape(cut.shape[0] + 1, cut.shape[1] + 1, -1)
-    y0, x0 = y0 - first, x0 - last
-    part_y, part_x = part_y[:, None, None], part_x[None, :, None]
-    rows = integral[y0] * (1.0 - part_y) + integral[y0 + 1] * part_y
-    nodes = rows[:, x0] * (1.0 - part_x) + rows[:, x0 + 1] * part_x
-    sums = np.diff(np.diff(nodes, axis=0), axis=1)
-    area = (right - left) * (bottom - top) / (width * height)
-    result: Pixels = np.rint(sums / area).astype(np.uint8)
+    rows = _mean_along(pixels, top, bottom, height)
+    columns = _mean_along(np.ascontiguousarray(rows.transpose(1, 0, 2)), left, right, width)
+    result: Pixels = np.rint(columns.transpose(1, 0, 2)).astype(np.uint8)
     return result
 
 
-def _edges(
-    start: float, stop: float, count: int, extent: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    """Edges of `count` equal intervals of [start, stop]: whole pixel and the part beyond it."""
+def _mean_along(
+    values: npt.NDArray[np.uint8] | npt.NDArray[np.float32], start: float, stop: float, count: int
+) -> npt.NDArray[np.float32]:
+    """Means over `count` equal intervals of [start, stop] along the first axis.
+
+    Every interval covers the same few pixels at most, each by a part of it that is its weight.
+    """
+    extent = values.shape[0]
     edges = np.clip(np.linspace(start, stop, count + 1), 0.0, extent)
-    whole = np.minimum(edges.astype(np.int64), extent - 1)
-    return whole, edges - whole
+    begin, end = edges[:-1], edges[1:]
+    first = np.minimum(begin.astype(np.int64), extent - 1)
+    taps = int((np.ceil(end).astype(np.int64) - first).max())
+    step = (stop - start) / count
+    means = np.zeros((count, *values.shape[1:]), np.float32)
+    for tap in range(taps):
+        at = first + tap
+        covered = np.clip(np.minimum(at + 1, end) - np.maximum(at, begin), 0.0, 1.0) / step
+        weight = covered.astype(np.float32).reshape(-1, *[1] * (values.ndim - 1))
+        means += weight * values[np.minimum(at, extent - 1)]
+    return means

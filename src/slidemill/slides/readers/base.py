@@ -101,9 +101,20 @@ class Opener(Protocol):
 
 
 def downsamples(level_dimensions: tuple[Size, ...]) -> tuple[float, ...]:
-    """Level-0 pixels per pixel of every level: the mean over both axes, never rounded."""
+    """Level-0 pixels per pixel of every level.
+
+    A whole number where the dimensions are those of a level that was reduced by it and rounded to
+    pixels (4443 halved is 2221, and the downsample is 2, not 2.0005); else the mean over both axes,
+    never rounded: 1.9948 is 1.9948.
+    """
     width, height = level_dimensions[0]
-    return tuple((width / w + height / h) / 2 for w, h in level_dimensions)
+    found = []
+    for wide, high in level_dimensions:
+        mean = (width / wide + height / high) / 2
+        whole = max(1, round(mean))
+        is_whole = abs(width / whole - wide) < 1 and abs(height / whole - high) < 1
+        found.append(float(whole) if is_whole else mean)
+    return tuple(found)
 
 
 def check_size(size: Size) -> None:
