@@ -51,6 +51,34 @@ def test_features_of_other_tiles_are_never_exported(make_run, tmp_path, tool):
         export(run.plan, tool, tmp_path)
 
 
+def test_tiles_that_did_not_decode_have_no_features_and_cost_no_others(make_run, tmp_path):
+    run = make_run(Given("a", kept=((0, 0), (256, 0), (0, 256), (256, 256))))
+    run.write()
+    unit = run.plan.encoders[0]
+    run.write_features(unit, 3)
+    path = unit.features.folder(run.plan.results) / "slides" / "a.h5"
+    with h5py.File(path, "a") as file:
+        features, coords = (np.delete(file[name][:], 1, axis=0) for name in ("features", "coords"))
+        for name, values in (("features", features), ("coords", coords)):
+            del file[name]
+            file[name] = values
+        file.attrs["tiles_left_out"] = 1
+    for tool in ("trident", "clam", "stamp"):
+        assert export(run.plan, tool, tmp_path / tool) == 1
+    job = tmp_path / "trident" / "20x_256px_0px_overlap"
+    with h5py.File(job / "features_rgb-mean" / "a.h5") as file:
+        assert file["coords"][:].tolist() == coords.tolist()
+        assert (file["features"][:] == features).all()
+    with h5py.File(job / "patches" / "a_patches.h5") as file:
+        assert len(file["coords"]) == 4
+    with h5py.File(tmp_path / "clam" / "h5_files" / "a.h5") as file:
+        assert file["coords"][:].tolist() == coords.tolist()
+    with h5py.File(path, "a") as file:
+        file.attrs["tiles_left_out"] = 0
+    with pytest.raises(ArtifactError, match="Run features again"):
+        export(run.plan, "trident", tmp_path / "again")
+
+
 def test_tiles_without_features_are_exported_where_the_tool_has_coordinates(make_run, tmp_path):
     run = make_run(Given("a"))
     run.write()

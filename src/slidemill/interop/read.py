@@ -212,19 +212,33 @@ def safe_name(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", name).lstrip(".-") or "encoder"
 
 
-def read_features(path: Path, coords: Coords) -> Float32Array:
-    """Features of a slide's kept tiles, float32 (N, D).
+def read_features(path: Path, coords: Coords) -> tuple[Float32Array, Coords]:
+    """Features of a slide's kept tiles, and the tiles that they are of.
+
+    These are all kept tiles, but for those that did not decode when they were encoded.
+
+    Args:
+        path: The features file.
+        coords: (N, 2) int64 top-left corners of the kept tiles, level-0 pixels.
+
+    Returns:
+        (n, D) float32 and (n, 2) int64, in the order of `coords`.
 
     Raises:
         ArtifactError: If the file is damaged, or is of other tiles.
     """
     with open_hdf5(path, "features") as file:
-        if not np.array_equal(file["coords"][:], coords):
-            raise ArtifactError(
-                f"{path}: its features are not of the tiles that are kept now. Run features again."
-            )
+        found: Coords = file["coords"][:]
+        left_out = int(file.attrs.get("tiles_left_out", 0))
         features: Float32Array = file["features"][:].astype(np.float32)
-    return features
+    kept = {tuple(corner): number for number, corner in enumerate(coords.tolist())}
+    numbers = np.array([kept.get(tuple(corner), -1) for corner in found.tolist()], np.int64)
+    in_order = bool((np.diff(numbers, prepend=-1) > 0).all())
+    if not in_order or len(found) + left_out != len(coords):
+        raise ArtifactError(
+            f"{path}: its features are not of the tiles that are kept now. Run features again."
+        )
+    return features, found
 
 
 def square_size(geometry: TileGeometry, tool: str) -> int:

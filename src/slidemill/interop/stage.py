@@ -137,8 +137,8 @@ def _write_trident(root: Path, slide: SlideTiles, encoded: Encoded) -> None:
     trident.write_patches(root / name / "patches" / f"{slide_id}_patches.h5", coords, attributes)
     for encoder, file in encoded.items():
         path = root / name / f"features_{encoder}" / f"{slide_id}.h5"
-        features = read_features(file.path, coords)
-        trident.write_features(path, features, coords, attributes, encoder)
+        features, encoded_coords = read_features(file.path, coords)
+        trident.write_features(path, features, encoded_coords, attributes, encoder)
     if slide.tissue is not None:
         contours = root / "contours_geojson" / f"{slide_id}.geojson"
         trident.write_contours(contours, slide_id, read_tissue(slide.tissue))
@@ -152,8 +152,8 @@ def _write_clam(root: Path, slide: SlideTiles, encoded: Encoded) -> None:
     for encoder, file in encoded.items():
         # CLAM has one encoder a folder; with one, its folders are where it puts them.
         folder = root if file.alone else root / f"features_{encoder}"
-        features = read_features(file.path, coords)
-        clam.write_features(folder / "h5_files" / f"{facts.slide_id}.h5", features, coords)
+        features, encoded_coords = read_features(file.path, coords)
+        clam.write_features(folder / "h5_files" / f"{facts.slide_id}.h5", features, encoded_coords)
         clam.write_tensor(folder / "pt_files" / f"{facts.slide_id}.pt", features)
 
 
@@ -162,8 +162,7 @@ def _write_stamp(root: Path, slide: SlideTiles, encoded: Encoded) -> None:
     for encoder, file in encoded.items():
         stamp.write_features(
             root / encoder / f"{facts.slide_id}.h5",
-            read_features(file.path, coords),
-            coords,
+            *read_features(file.path, coords),
             mpp=(facts.mpp_x, facts.mpp_y),
             tile_px=geometry.tile_px,
             tile_um=geometry.tile_px * geometry.mpp,
