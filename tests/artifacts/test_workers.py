@@ -4,7 +4,10 @@ import ctypes
 import faulthandler
 import os
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -95,3 +98,26 @@ def test_cpus_are_those_of_the_job(monkeypatch):
     assert available_cpus() == 1
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", "4000")
     assert available_cpus() == affinity
+
+
+def test_a_child_that_hangs_dies_with_a_parent_that_is_killed(tmp_path):
+    code = (
+        "import os, sys, time; from pathlib import Path\n"
+        "from slidemill.artifacts.workers import work_apart\n"
+        "def hang(path):\n"
+        "    path.write_text(str(os.getpid()))\n"
+        "    time.sleep(600)\n"
+        "list(work_apart(hang, [Path(sys.argv[1])], 1, 600.0))\n"
+    )
+    path = tmp_path / "pid"
+    parent = subprocess.Popen([sys.executable, "-c", code, str(path)])
+    deadline = time.monotonic() + 30
+    while not (path.exists() and path.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    child = Path(f"/proc/{path.read_text()}/stat")
+    assert child.exists()
+    parent.kill()
+    parent.wait()
+    while child.exists() and child.read_text().split()[2] != "Z" and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not child.exists() or child.read_text().split()[2] == "Z"

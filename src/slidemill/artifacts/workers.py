@@ -7,6 +7,7 @@ lost. What a function raises is raised again in the parent, which ends the job. 
 are ready; the caller orders them.
 """
 
+import ctypes
 import gc
 import multiprocessing
 import os
@@ -174,6 +175,9 @@ def _serve(
     function: Callable[[Item], Result], pipe: Connection, inherited: Sequence[Connection]
 ) -> None:
     """Life of a child: take items, answer, until the parent is gone."""
+    # The parent alone answers an interrupt from the keyboard, and its end is the child's.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _die_with_parent()
     # Ends that belong to the parent: while a child held one, another would never see it close.
     for connection in inherited:
         connection.close()
@@ -191,6 +195,16 @@ def _serve(
             pipe.send(answer)
         except BrokenPipeError:
             return
+
+
+def _die_with_parent() -> None:
+    """Ask the kernel to kill this process with its parent, however that dies; Linux only."""
+    if os.uname().sysname == "Linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+_PR_SET_PDEATHSIG = 1
+"""From Linux's prctl.h."""
 
 
 def _portable(error: Exception) -> Exception:
