@@ -9,6 +9,8 @@ import sys
 import time
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 from slidemill.artifacts.workers import Lost, RemoteTraceback, available_cpus, work_apart
@@ -121,3 +123,15 @@ def test_a_child_that_hangs_dies_with_a_parent_that_is_killed(tmp_path):
     while child.exists() and child.read_text().split()[2] != "Z" and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not child.exists() or child.read_text().split()[2] == "Z"
+
+
+def blur(size):
+    cv2.setNumThreads(1)
+    return cv2.GaussianBlur(np.ones((size, size, 3), np.uint8), (0, 0), 5.0).shape
+
+
+def test_opencvs_threads_in_the_parent_do_not_stop_its_children():
+    cv2.setNumThreads(4)
+    cv2.GaussianBlur(np.ones((2000, 2000, 3), np.uint8), (0, 0), 5.0)
+    found = dict(work_apart(blur, [500] * 4, 2, 10.0))
+    assert found == dict.fromkeys(range(4), (500, 500, 3))

@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -74,6 +75,7 @@ def work_apart(
     Raises:
         Exception: What the function raised, with the child's traceback as its cause.
     """
+    _end_opencvs_threads()
     # What is there already stays shared: a child's garbage collector would copy every page of it.
     gc.freeze()
     pending = iter(range(len(items)))
@@ -101,6 +103,17 @@ def work_apart(
     finally:
         for child in crew:
             child.stop()
+
+
+def _end_opencvs_threads() -> None:
+    """End OpenCV's threads, where there are some, before a fork.
+
+    They do not live on in a child, and whatever touches them there waits for ever. With slides side
+    by side one thread each is wanted anyway; children inherit the setting.
+    """
+    opencv = sys.modules.get("cv2")
+    if opencv is not None:
+        opencv.setNumThreads(1)
 
 
 def _ready(busy: "Sequence[_Child[Item, Result]]") -> "list[_Child[Item, Result]]":

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
@@ -83,8 +82,6 @@ def compute(task: SlideTask, settings: GridSettings, coordinates: Path | None) -
     """
     assert task.upstream_path is not None
     facts = task.facts
-    # Tiles go side by side on threads of ours; OpenCV's would only get in their way.
-    cv2.setNumThreads(1)
     with open_hdf5(task.upstream_path, "tissue-mask") as file:
         classes = file["classes"][:]
         downsample = float(file.attrs["downsample_x"]), float(file.attrs["downsample_y"])

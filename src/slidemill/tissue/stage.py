@@ -66,8 +66,6 @@ def compute(
         SlideError: If the slide is damaged, or has no tissue (no-tissue).
     """
     facts = task.facts
-    # Slides go side by side, and on small pictures OpenCV's own threads cost more than they bring.
-    cv2.setNumThreads(1)
     mpp_x, mpp_y = float(facts["mpp_x"]), float(facts["mpp_y"])
     # A slide that is coarser than the mask is to be has its own resolution.
     mpp = max(config.mpp, mpp_x, mpp_y)
