@@ -165,6 +165,19 @@ def test_a_hole_in_level_0_costs_itself_alone(shared, tmp_path, reader):
     assert (after.pixels[lost] == 255).all()
 
 
+def test_metadata_that_are_no_text_cost_no_slide(shared, tmp_path):
+    """OpenSlide lists the name of such a property and then does not know it."""
+    path = tmp_path / "odd.ndpi"
+    data = (shared / "slides" / "fluorescence-dapi.ndpi").read_bytes()
+    found = data.find(b"Macro.S/N")
+    assert found > 0
+    path.write_bytes(data[:found] + b"\xff\xfe" + data[found + 2 :])
+    with Slide(path) as slide:
+        assert slide.reader.startswith("openslide")
+        assert slide.vendor == "hamamatsu"
+        assert slide.read(0, 0, 0, 10, 10).shape == (10, 10, 3)
+
+
 def test_a_slide_of_which_most_is_lost_has_failed(shared):
     path = shared / "slides" / "openslide-unreadable.svs"
     with Slide(path) as slide, pytest.raises(SlideError, match="does not decode") as caught:

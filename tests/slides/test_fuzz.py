@@ -27,13 +27,16 @@ SLIDES = (
     "CMU-1-Small-Region.svs",
     "openslide-small.svs",
     "openslide-boxes.tiff",
+    "TCGA-CR-7395-01A-01-TS1.svs",
+    "fluorescence-dapi.ndpi",
     "camelyon_jpeg.dcm",
+    "camelyon_jpeg2000.dcm",
     "highdicom-sm_image.dcm",
 )
-ROUNDS = 45
-"""Corruptions of each slide; 315 in all."""
+ROUNDS = 32
+"""Corruptions of each slide; 320 in all."""
 COHORT = StageId("cohort", "c", formats.COHORT, 1, {})
-SETTINGS = candidates.GridSettings(64, 1.0, 0, "exact", "pixels")
+SETTINGS = candidates.GridSettings(256, 1.0, 0, "exact", "pixels")
 
 
 def corrupt(path, seed):

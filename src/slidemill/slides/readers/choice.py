@@ -7,11 +7,18 @@ DICOM that it refuses goes to wsidicom; PNG and JPEG are read whole. Every fault
 """
 
 import errno
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
 from slidemill.errors import SlideCode, SlideError
-from slidemill.slides.readers.base import Backend, OpenError, TruncatedError, UnsupportedError
+from slidemill.slides.readers.base import (
+    Backend,
+    OpenError,
+    TruncatedError,
+    UnsupportedError,
+    faults_of,
+)
 
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 JPEG_MAGIC = b"\xff\xd8\xff"
@@ -86,7 +93,9 @@ def _candidates(path: Path, head: bytes) -> list[str]:
     """Readers to try, in order."""
     import openslide
 
-    vendor = openslide.OpenSlide.detect_format(path)
+    vendor = None
+    with suppress(OpenError), faults_of("OpenSlide", OpenError):
+        vendor = openslide.OpenSlide.detect_format(path)
     if head.startswith(TIFF_MAGIC):
         own_first = vendor in OWN_TIFF
         order = ["tiff", "openslide"] if own_first else ["openslide", "tiff"]

@@ -4,6 +4,7 @@ A series of a slide is several files, one a level; those beside the given file t
 series are opened with it.
 """
 
+import warnings
 from importlib.metadata import version as version_of
 from pathlib import Path
 
@@ -37,7 +38,9 @@ class DicomBackend:
         """
         from wsidicom import WsiDicom
 
-        with faults_of("wsidicom", OpenError):
+        with faults_of("wsidicom", OpenError), warnings.catch_warnings():
+            # pydicom warns of each odd value; what matters becomes an error.
+            warnings.simplefilter("ignore")
             self._slide = WsiDicom.open(_series(path))
             levels = list(self._slide.levels)
             self._levels = [level.level for level in levels]

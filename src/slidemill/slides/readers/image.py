@@ -7,9 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import PIL
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from slidemill.slides.readers.base import RGB, OpenError, ReadError, Size, on_canvas, on_white
+from slidemill.slides.readers.base import (
+    RGB,
+    OpenError,
+    ReadError,
+    Size,
+    faults_of,
+    on_canvas,
+    on_white,
+)
 
 MAX_PIXELS = 400_000_000
 """Larger images are refused: they are held in memory whole (3 bytes a pixel)."""
@@ -27,10 +35,8 @@ class ImageBackend:
         Raises:
             OpenError: If it is no PNG or JPEG, or too large.
         """
-        try:
+        with faults_of("Pillow", OpenError):
             self._image = Image.open(path, formats=("PNG", "JPEG"))
-        except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
-            raise OpenError(f"no PNG or JPEG ({error})") from None
         size = self._image.size
         if size[0] * size[1] > MAX_PIXELS:
             raise OpenError(
@@ -53,10 +59,8 @@ class ImageBackend:
         return on_canvas(self.level_dimensions[0], x, y, width, height, read)
 
     def _decode(self) -> RGB:
-        try:
+        with faults_of("Pillow", ReadError):
             self._pixels = on_white(np.asarray(self._image.convert("RGBA")))
-        except (OSError, ValueError, SyntaxError) as error:
-            raise ReadError(str(error)) from None
         return self._pixels
 
     def close(self) -> None:

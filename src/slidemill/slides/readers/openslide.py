@@ -5,11 +5,11 @@ damaged tile costs no other.
 """
 
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import openslide
-from PIL import Image
 
 from slidemill.slides.readers.base import (
     RGB,
@@ -17,11 +17,10 @@ from slidemill.slides.readers.base import (
     ReadError,
     Size,
     check_size,
+    faults_of,
     on_canvas,
     on_white,
 )
-
-_FAULTS = (openslide.OpenSlideError, OSError, ValueError)
 
 
 class OpenSlideBackend:
@@ -38,18 +37,17 @@ class OpenSlideBackend:
         """
         self._path = path
         self._lock = threading.Lock()
-        try:
-            self._handle = openslide.OpenSlide(path)
-        except openslide.OpenSlideUnsupportedFormatError:
-            raise OpenError("OpenSlide knows no such format") from None
-        except _FAULTS as error:
-            raise OpenError(str(error)) from None
-        self.level_dimensions: tuple[Size, ...] = self._handle.level_dimensions
+        with faults_of("OpenSlide", OpenError):
+            try:
+                self._handle = openslide.OpenSlide(path)
+            except openslide.OpenSlideUnsupportedFormatError:
+                raise OpenError("OpenSlide knows no such format") from None
+            self.level_dimensions: tuple[Size, ...] = self._handle.level_dimensions
+            # OpenSlide's own, since `read_region` places what it reads by them.
+            self.level_downsamples: tuple[float, ...] = self._handle.level_downsamples
+            self.properties = _properties(self._handle)
         for size in self.level_dimensions:
             check_size(size)
-        # OpenSlide's own, since `read_region` places what it reads by them.
-        self.level_downsamples: tuple[float, ...] = self._handle.level_downsamples
-        self.properties: dict[str, str] = dict(self._handle.properties)
         self.vendor = self.properties.get("openslide.vendor")
         self.segments = tuple(self._segment(level) for level, _ in enumerate(self.level_dimensions))
 
@@ -65,34 +63,40 @@ class OpenSlideBackend:
         def read(left: int, top: int, right: int, bottom: int) -> RGB:
             location = (round(left * downsample), round(top * downsample))
             size = (right - left, bottom - top)
-            handle = self._handle
             try:
-                region = handle.read_region(location, level, size)
-            except _FAULTS:
+                return _region(self._handle, location, level, size)
+            except ReadError:
                 # Perhaps another thread's fault: only a fresh handle of our own can tell.
-                region = self._read_alone(location, level, size)
-            return on_white(np.asarray(region))
+                return self._read_alone(location, level, size)
 
         return on_canvas(self.level_dimensions[level], x, y, width, height, read)
 
-    def _read_alone(self, location: Size, level: int, size: Size) -> Image.Image:
+    def _read_alone(self, location: Size, level: int, size: Size) -> RGB:
         try:
-            with openslide.OpenSlide(self._path) as fresh:
-                region: Image.Image = fresh.read_region(location, level, size)
-                return region
-        except _FAULTS as error:
-            raise ReadError(str(error)) from None
+            with faults_of("OpenSlide", ReadError), openslide.OpenSlide(self._path) as fresh:
+                return _region(fresh, location, level, size)
         finally:
             self._reopen()
 
     def _reopen(self) -> None:
-        with self._lock:
-            try:
-                # The old handle closes itself when its last reader is done with it.
-                self._handle = openslide.OpenSlide(self._path)
-            except _FAULTS as error:
-                raise ReadError(f"the file cannot be opened again: {error}") from None
+        with self._lock, faults_of("OpenSlide", ReadError):
+            # The old handle closes itself when its last reader is done with it.
+            self._handle = openslide.OpenSlide(self._path)
 
     def close(self) -> None:
         """Release the file."""
         self._handle.close()
+
+
+def _region(handle: openslide.OpenSlide, location: Size, level: int, size: Size) -> RGB:
+    with faults_of("OpenSlide", ReadError):
+        return on_white(np.asarray(handle.read_region(location, level, size)))
+
+
+def _properties(handle: openslide.OpenSlide) -> dict[str, str]:
+    """The metadata, but for entries whose bytes are no text."""
+    found = {}
+    for name in handle.properties:
+        with suppress(KeyError, UnicodeError):
+            found[str(name)] = str(handle.properties[name])
+    return found
