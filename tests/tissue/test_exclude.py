@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from slidemill.slides.synthetic import SlideSpec, paint_slide
 from slidemill.tissue.classes import TissueClass
 from slidemill.tissue.exclude import components, find_excluded
 from slidemill.tissue.find import find_tissue, optical_densities
@@ -131,3 +132,18 @@ def test_real_pen_marks(shared, name, least):
     clear = (densities[..., 0] > 0.8) & (densities[..., 0] > 1.8 * densities[..., 1])
     clear |= (densities[..., 1] > 1.4) & (densities[..., 0] < 0.12)
     assert found.mask[clear].mean() < 0.03
+
+
+@pytest.mark.parametrize(("pen", "seed"), [("black", 0), ("black", 2), ("black", 5), ("blue", 5)])
+def test_thin_strokes_over_tissue_are_ink(pen, seed):
+    """Strokes 60 um wide, as on the demo's small slides, with tissue on both sides of them."""
+    spec = SlideSpec(4096, 3072, mpp_x=0.5, mpp_y=0.5, positive=False, pen=pen)
+    pixels = paint_slide(spec, seed).pixels
+    small = cv2.resize(pixels, None, fx=1 / 16, fy=1 / 16, interpolation=cv2.INTER_AREA)
+    found = find_tissue(small, 8.0, method="otsu", min_area_mm2=0.02, min_hole_mm2=0.005)
+    light = small.astype(int)
+    ink = light.max(axis=2) < 80
+    if pen == "blue":
+        ink = (light[..., 0] < 110) & (light[..., 0] < light[..., 2] - 40)
+    assert ink.sum() > 300
+    assert (ink & found.mask).sum() < 0.05 * ink.sum()

@@ -37,6 +37,8 @@ BORDER_SHARE = 0.12
 """A dark area along at least this share of an edge of the picture is a border, not ink."""
 BLACK = 1150
 """Density of the lightest channel from which on a pixel is black."""
+MIN_CORE = 0.3
+"""Share of a narrow stroke that is at least three pixels wide; folds and dense nuclei have less."""
 PITCH_BLACK = 2600
 """Density that only a scanner's filling has."""
 
@@ -83,12 +85,13 @@ def find_excluded(densities: Planes, mpp: float) -> npt.NDArray[np.uint8]:
         (H, W) uint8 with PEN, BLACK and OTHER of `TissueClass`, and GLASS elsewhere.
     """
     lightest, darkest = extremes(densities)
-    borders, black_ink = _black(lightest, darkest, mpp)
+    borders, black_ink, narrow = _black(lightest, darkest, mpp)
     # Light that strays from ink tints the glass about it.
     halo = _both((lightest < 80) & (darkest < 350), darkest - lightest > 30)
     ink = _grow(_coloured_ink(densities, mpp) | black_ink, halo, mpp, reach_um=HALO_UM)
     ink = _dilate(ink, _disc(20.0 / mpp))
     lines = _thin_lines(lightest, darkest, ink | borders, mpp)
+    ink |= _dilate(_apart(narrow, lines), _disc(40.0 / mpp))
     classes = np.zeros(lightest.shape, np.uint8)
     classes[lines > 0] = TissueClass.OTHER
     classes[ink > 0] = TissueClass.PEN
@@ -102,6 +105,8 @@ def _coloured_ink(densities: Planes, mpp: float) -> Bits:
     # Blue counterstain may be as blue as ink, but it is never as strong.
     bluish = _both(red > 450, 2 * red > 3 * green)
     bluish = _seeded(bluish, red > 750, mpp)
+    # Over tissue the stain adds green; haematoxylin this strong never absorbs red more than green.
+    bluish |= _seeded(_both(red > 1100, 10 * red > 11 * green), red > 1300, mpp)
     greenish = _both(red > 350, (5 * red > 9 * green) & (10 * blue > 7 * green))
     cold = bluish | greenish
     pale_cold = _both(red > 110, 5 * red > 6 * green)
@@ -119,12 +124,12 @@ def _coloured_ink(densities: Planes, mpp: float) -> Bits:
     return cold | _grow(warm, pale_warm, mpp)
 
 
-def _black(lightest: Plane, darkest: Plane, mpp: float) -> tuple[Bits, Bits]:
-    """Dark borders, and black ink."""
+def _black(lightest: Plane, darkest: Plane, mpp: float) -> tuple[Bits, Bits, Bits]:
+    """Dark borders, black ink, and narrow strokes that are ink unless they are an edge of glass."""
     # Heavy DAB and thick tissue may be as dark, but brown or red: their channels lie apart.
     dark = _both(lightest > BLACK, 2 * (darkest - lightest) < darkest)
     if not dark.any():
-        return dark, dark
+        return dark, dark, dark
     labels, area = components(dark, 8)
     count = len(area)
     along = np.zeros(count, np.float64)
@@ -137,13 +142,27 @@ def _black(lightest: Plane, darkest: Plane, mpp: float) -> tuple[Bits, Bits]:
     size = 2 * round(MAX_LINE_UM / mpp / 2) + 1
     broad = cv2.morphologyEx(dark, cv2.MORPH_OPEN, np.ones((size, size), np.uint8))
     is_ink = large & ~is_border & (np.bincount(labels[broad > 0], minlength=count) > 0)
-    is_border[0] = is_ink[0] = False
+    core = cv2.morphologyEx(dark, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
+    is_narrow = large & ~is_border & ~is_ink
+    is_narrow &= np.bincount(labels[core > 0], minlength=count) > MIN_CORE * area
+    is_border[0] = is_ink[0] = is_narrow[0] = False
     dusk = _both(lightest > 700, 5 * (darkest - lightest) < 2 * darkest)
     grey = _both(lightest > 120, 3 * (darkest - lightest) < darkest)
     return (
         _grow(_bits(is_border[labels]), grey, mpp, reach_um=60.0),
         _grow(_bits(is_ink[labels]), dusk, mpp, reach_um=120.0),
+        _grow(_bits(is_narrow[labels]), dusk, mpp, reach_um=60.0),
     )
+
+
+def _apart(strokes: Bits, lines: Bits) -> Bits:
+    """Strokes of which the better part is not among the lines."""
+    if not strokes.any():
+        return strokes
+    labels, area = components(strokes, 8)
+    apart = 2 * np.bincount(labels[lines > 0], minlength=len(area)) < area
+    apart[0] = False
+    return _bits(apart[labels])
 
 
 def _thin_lines(
