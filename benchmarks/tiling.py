@@ -5,7 +5,7 @@ medians: seconds of work, seconds with start-up, peak memory of all of a tool's 
 Then slidemill again with every column of quality from the tiles' own pixels.
 
     python benchmarks/tiling.py --section ../shared/slides/TCGA-CR-7395-01A-01-TS1.svs \
-        --slide /tmp/big.tif --peers /tmp/peers/bin/python
+        --slide big.tif --peers peers/bin/python
 
 `--peers` is the Python of an environment of its own: `pip install hs2p lazyslide`. Without it only
 slidemill and a script of 30 lines over OpenSlide's thumbnail are compared.

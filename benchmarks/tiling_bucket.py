@@ -1,6 +1,6 @@
 """Slides of a bucket side by side: seconds a slide on one CPU and on all, tiles a second.
 
-    python benchmarks/tiling_bucket.py --slide /tmp/big.tif
+    python benchmarks/tiling_bucket.py --slide big.tif
 
 Takes the slide that `tiling.py` builds, as often as `--slides` says, in one bucket; every column of
 quality is from the tiles' own pixels.
