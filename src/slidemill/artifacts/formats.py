@@ -9,7 +9,7 @@ _SLIDE_ID = Field("slide_id", "str", "The slide, as named in the sheet.")
 _COORDS = Field(
     "coords",
     "int64",
-    "Top-left corner (x, y) of each tile in level-0 pixels, row-major.",
+    "Top-left corner (x, y) of each tile in level-0 pixels, in the order of the tiles.",
     "(N, 2)",
     chunks=(4096, 2),
 )
@@ -179,7 +179,8 @@ CANDIDATES = register(
         "candidates",
         1,
         "parquet",
-        "Every tile of the grid that touches tissue, row-major, with all that is measured of it. "
+        "Every tile of the grid that touches tissue or does not decode, row-major (imported tiles "
+        "in their source's order), with all that is measured of it. "
         "The tiles stage filters it by `tiles.min_tissue` and the other limits, so that a change "
         "of them reads no pixel. The footer's `geometry` gives the tile's size.",
         (*_TILE_CORNER, *_TILE_TISSUE, *_TILE_QC),
@@ -209,8 +210,8 @@ TILES = register(
         "tiles",
         2,
         "parquet",
-        "Candidate tiles of a slide: every tile of the grid that touches tissue, row-major, and "
-        "whether it is kept. The footer's `geometry` gives the tile's size.",
+        "Candidate tiles of a slide, in the order of the candidates, with all that is measured "
+        "and whether each is kept. The footer's `geometry` gives the tile's size.",
         (*_TILE_CORNER, *_TILE_TISSUE, *_TILE_QC, _KEEP),
     )
 )

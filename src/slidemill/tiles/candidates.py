@@ -1,8 +1,9 @@
 """The inner half of the tiles stage: all that is measured of every candidate tile.
 
 Reads tissue masks and, unless `tiles.qc` is overview, the pixels of every tile that touches tissue.
-Writes `slides/<slide>.parquet` with the format `candidates`, row-major. Its digest does not cover
-the limits by which tiles are kept, so that a change of them reads nothing again.
+Writes `slides/<slide>.parquet` with the format `candidates`, row-major (imported tiles in their
+source's order). Its digest does not cover the limits by which tiles are kept, so that a change of
+them reads nothing again.
 """
 
 from dataclasses import dataclass

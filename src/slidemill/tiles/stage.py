@@ -1,6 +1,6 @@
 """The tiles stage: which tiles of every slide go on.
 
-Reads candidates and no pixels. Writes `slides/<slide>.parquet`: every candidate, row-major, with
+Reads candidates and no pixels. Writes `slides/<slide>.parquet`: every candidate in its order, with
 all that was measured of it, and `keep`. A slide of which no tile is kept is a failed row.
 """
 
