@@ -1,6 +1,6 @@
 """Settings of the stages that learn: features, pretrain, evaluate."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -8,11 +8,21 @@ from slidemill.config.base import Device, Fraction, Name, Section
 
 
 class EncoderEntry(Section):
-    """An encoder with weights of the user's own."""
+    """An encoder in the long form: own weights, or another output than its default."""
 
     name: str = Field(description="A name from `slidemill encoders`, or timm:NAME.")
     checkpoint: str | None = Field(
         None, description="A safetensors or state-dict file to load instead of published weights."
+    )
+    output: Literal["auto", "cls", "mean", "cls+mean", "pooled"] = Field(
+        "auto",
+        description="The feature: class token, mean of the patch tokens, both, or the network's "
+        "own pooling; auto is the choice of its authors.",
+    )
+    trust_remote_code: bool = Field(
+        False,
+        description="Run Python code or a stored program that comes with the weights. Read it "
+        "first.",
     )
 
 
@@ -23,12 +33,33 @@ class FeaturesConfig(Section):
         ("hed-texture",),
         min_length=1,
         description="Names from `slidemill encoders`, or timm:NAME; each gets its own folder and "
-        "all are compared. {name: ..., checkpoint: PATH} loads weights of your own.",
+        "all are compared. {name: ..., checkpoint: PATH} loads weights of your own; further keys: "
+        "output, trust_remote_code.",
     )
     precision: Literal["auto", "fp32", "fp16", "bf16"] = Field(
-        "auto", description="Arithmetic of the encoder; auto is the encoder's own, fp32 on a CPU."
+        "auto",
+        description="Arithmetic of the networks; auto is what each encoder's authors recommend.",
     )
-    batch_size: int = Field(64, ge=1, description="Tiles a batch; does not change the results.")
+    dtype: Literal["auto", "float16", "float32"] = Field(
+        "auto",
+        description="Numbers in the files; auto is float32 for encoders that run in fp32, and "
+        "float16 for others.",
+    )
+    tokens: bool = Field(
+        False, description="Keep every tile's grid of patch tokens too; hundreds of times larger."
+    )
+    batch_size: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
+        "auto",
+        description="Tiles a batch; auto takes what the device's memory holds. Halves itself when "
+        "memory runs out; does not change the results.",
+    )
+    compile: bool = Field(
+        False, description="Compile networks (torch.compile): slow to start, faster on a GPU."
+    )
+    max_unreadable: Fraction = Field(
+        0.1,
+        description="A slide of which more than this share of tiles does not decode has failed.",
+    )
     device: Device = Field(
         "auto", description="Where encoders run; auto takes a GPU where there is one."
     )
@@ -43,7 +74,7 @@ class FeaturesConfig(Section):
     def entries(self) -> tuple[EncoderEntry, ...]:
         """Every encoder in the long form."""
         return tuple(
-            EncoderEntry(name=entry, checkpoint=None) if isinstance(entry, str) else entry
+            EncoderEntry.model_validate({"name": entry}) if isinstance(entry, str) else entry
             for entry in self.encoders
         )
 
