@@ -12,13 +12,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from features.conftest import run_engine
 from slidemill import versions
 from slidemill.config import AbmilConfig, LinearProbeConfig, PretrainRun, TissueConfig
 from slidemill.evaluate.abmil import fit_abmil
 from slidemill.evaluate.linear_probe import fit_linear_probe
 from slidemill.features import hed_texture, rgb_mean
-from slidemill.features.encoders import ENCODERS
-from slidemill.features.engine import encode_slide
+from slidemill.features.build import HostEncoder
+from slidemill.features.chunks import Source
+from slidemill.features.engine import Work
+from slidemill.features.registry import ENCODERS
+from slidemill.features.runners import HostRunner
 from slidemill.pretrain.bags import ArrayBags, grid_positions
 from slidemill.pretrain.encoder import embed
 from slidemill.pretrain.train import train
@@ -69,7 +73,7 @@ def outputs(tmp_path_factory):
         values = [measured.white, measured.black, np.log1p(measured.focus)]
         record("candidates", versions.CANDIDATES, np.mean(values, axis=1))
         for name, encoder in (("hed-texture", hed_texture), ("rgb-mean", rgb_mean)):
-            features, _ = encode_slide(slide, kept, geometry, encoder.encode, 16, 1)
+            features = _features(Source(path, "auto", geometry), kept, encoder.encode)
             version = versions.FEATURES * 1000 + ENCODERS[name].algorithm_version
             record(name, version, features.mean(axis=0))
     ids = [f"p{i:02d}" for i in range(20)]
@@ -79,6 +83,11 @@ def outputs(tmp_path_factory):
     record("pretrain", versions.PRETRAIN, _pretrain())
     record("evaluate", versions.EVALUATE, _evaluate())
     return found
+
+
+def _features(source, coords, encode):
+    runner = HostRunner(HostEncoder(encode, 0), "float32")
+    return run_engine([Work(0, source, coords)], runner=runner, tile_px=128).of(0)
 
 
 def _pretrain():

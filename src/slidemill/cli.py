@@ -8,7 +8,7 @@ import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
@@ -53,17 +53,39 @@ CpusOption = Annotated[
         "(SLURM_CPUS_PER_TASK, or its affinity).",
     ),
 ]
+FeatureThreadsOption = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        help="Threads that read slides, and that a network on the CPU uses; 0 takes the CPUs that "
+        "this process was given.",
+    ),
+]
 DEFAULT_CONFIG = Path("config.yaml")
 
 
 def main() -> None:
     """Run a command; faults that the user can mend are said without a traceback."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.basicConfig(
+        level=logging.INFO,
+        format="%(asctime)s %(message)s",
+        datefmt="%H:%M:%S",
+        handlers=[_CurrentStderr()],
+    )
     try:
         app()
     except UserError as error:
         sys.stderr.write(f"slidemill: {error}\n")
         raise SystemExit(2) from None
+
+
+class _CurrentStderr(logging.StreamHandler[TextIO]):
+    """Writes to what stderr is at that moment, so that lines go above a progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line."""
+        self.setStream(sys.stderr)
+        super().emit(record)
 
 
 def _per_slide(
@@ -164,7 +186,7 @@ def features(
     run: RunOption = None,
     bucket: BucketOption = None,
     gather: GatherOption = False,
-    threads: ThreadsOption = 1,
+    threads: FeatureThreadsOption = 0,
 ) -> None:
     """Run tile encoders over every slide."""
     from slidemill import jobs
@@ -172,7 +194,7 @@ def features(
     plan = _plan(config)
     for unit in [jobs.named_encoder(plan, run)] if run else plan.encoders:
         if not gather:
-            jobs.features(plan, unit, _buckets(plan, bucket), threads)
+            jobs.features(plan, unit, _buckets(plan, bucket), _cpus(threads))
         if gather or bucket is None:
             jobs.gather(plan, unit.features)
 
@@ -288,22 +310,44 @@ def verify(config: ConfigOption = DEFAULT_CONFIG) -> None:
 def encoders(context: typer.Context) -> None:
     """List the tile encoders."""
     if context.invoked_subcommand is None:
-        from slidemill.status import print_encoders
+        from slidemill.features.listing import print_encoders
 
         print_encoders()
 
 
+@encoders_app.command("show")
+def show_encoder(
+    name: Annotated[str, typer.Argument(help="An encoder, such as uni2-h.")],
+) -> None:
+    """Tell all about one encoder."""
+    from slidemill.features.listing import print_encoder
+
+    print_encoder(name)
+
+
 @encoders_app.command("download")
 def download_weights(
-    name: Annotated[str, typer.Argument(help="An encoder, such as timm:resnet50.a1_in1k.")],
+    names: Annotated[
+        list[str], typer.Argument(help="Encoders, such as uni2-h or timm:resnet50.a1_in1k.")
+    ],
 ) -> None:
-    """Fetch an encoder's weights into the Hugging Face cache, for nodes without network."""
-    from slidemill.features.encoders import TIMM_PREFIX, find_spec
-    from slidemill.features.weights import download
+    """Fetch weights of encoders for nodes without network; print their files and sha256."""
+    from slidemill.errors import WeightsError
+    from slidemill.features.download import download
+    from slidemill.features.encoders import find_spec
+    from slidemill.features.weights import nothing_to_load
 
-    spec = find_spec(name)
-    if not spec.needs_weights:
-        typer.echo(f"{name} needs no weights")
-        return
-    weights = download(f"timm/{spec.name.removeprefix(TIMM_PREFIX)}")
-    typer.echo(f"{weights.path} {weights.sha256}")
+    failures: list[str] = []
+    for spec in [find_spec(name) for name in names]:
+        if not spec.needs_weights and spec.builder != "none":
+            typer.echo(nothing_to_load(spec))
+            continue
+        try:
+            weights = download(spec)
+        except WeightsError as error:
+            # The others may be had all the same.
+            failures.append(str(error))
+        else:
+            typer.echo(f"{weights.path} {weights.sha256}")
+    if failures:
+        raise WeightsError("\n".join(failures))

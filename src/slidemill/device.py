@@ -17,8 +17,17 @@ def choose_device(wanted: str) -> str:
         "cpu": True,
     }
     if wanted == "auto":
-        return next(name for name, there in available.items() if there)
+        wanted = next(name for name, there in available.items() if there)
     if not available[wanted]:
         problem = Problem("device", f"{wanted} is not on this machine", "Use auto, or another node")
         raise ConfigError("device", [problem])
-    return wanted
+    return f"cuda:{_idlest_gpu()}" if wanted == "cuda" else wanted
+
+
+def _idlest_gpu() -> int:
+    """The GPU with the most free memory: jobs of one machine without a scheduler spread over it."""
+    import torch
+
+    count = torch.cuda.device_count()
+    free = [torch.cuda.mem_get_info(number)[0] for number in range(count)] if count > 1 else [0]
+    return free.index(max(free))

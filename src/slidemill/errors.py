@@ -105,6 +105,7 @@ class SlideCode(StrEnum):
     NO_TISSUE = "no-tissue"
     NO_COORDINATES = "no-coordinates"
     NO_TILES = "no-tiles"
+    NOT_FINITE = "not-finite"
     CRASHED = "crashed"
     TIMED_OUT = "timed-out"
 
@@ -122,3 +123,7 @@ class SlideError(SlidemillError):
         self.code = code
         self.message = " ".join(message.split())
         super().__init__(f"{code.value}: {self.message}")
+
+    def __reduce__(self) -> tuple[type["SlideError"], tuple[SlideCode, str]]:
+        """Readers in other processes say what is wrong with a slide."""
+        return SlideError, (self.code, self.message)

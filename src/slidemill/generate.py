@@ -1,7 +1,8 @@
-"""Generated files: the documented configuration, its schema and the tables of formats.
+"""Generated files: the documented configuration, its schema, and tables of formats and encoders.
 
 `python -m slidemill.generate` writes them below the current folder, `--check` only compares. Their
-source is `slidemill.config` and `slidemill.artifacts.formats`; a test fails when they drift.
+source is `slidemill.config`, `slidemill.artifacts.formats` and `slidemill.features.registry`; a
+test fails when they drift.
 """
 
 import json
@@ -18,6 +19,7 @@ from slidemill.artifacts import formats  # noqa: F401 - fills the registry
 from slidemill.artifacts.atomic import write_text
 from slidemill.artifacts.spec import ArtifactSpec, all_specs
 from slidemill.config import Config, Section
+from slidemill.features.document import encoders_text
 
 DEMO: dict[str, Any] = {
     "cohort": {"max_failed": 0.1},
@@ -147,6 +149,7 @@ def generated(root: Path) -> dict[Path, str]:
     return {
         root / "config.yaml": config_text(Config.model_validate(DEMO)),
         root / "workflow" / "schemas" / "config.schema.json": schema_text(),
+        root / "docs" / "encoders.md": encoders_text(),
         formats_doc: formats_text(formats_doc.read_text(encoding="utf-8")),
     }
 

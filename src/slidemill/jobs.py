@@ -4,6 +4,7 @@ Every function does one job of the workflow, or, where no bucket or run is named
 Heavy libraries are imported in the job that needs them, so that the light ones start fast.
 """
 
+import logging
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import cache, partial
@@ -26,6 +27,7 @@ from slidemill.plan import EncoderPlan, Plan
 if TYPE_CHECKING:
     from slidemill.tissue.unet import Segmenter
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
@@ -113,25 +115,39 @@ def tiles(plan: Plan, stage: StageId, buckets: Iterable[str], threads: int) -> N
 
 
 def features(plan: Plan, unit: EncoderPlan, buckets: Iterable[str], threads: int) -> None:
-    """Run one tile encoder over buckets of slides; it is built once."""
-    from slidemill.features.build import build
-    from slidemill.features.stage import compute, read_stamp
+    """Run one tile encoder over buckets of slides; readers and encoder live through all of them."""
+    from slidemill.features.encoders import misfit
+    from slidemill.features.session import Session, Settings
+    from slidemill.features.stage import FeaturesRun, read_stamp
 
-    config = plan.config.features
-    encode = build(unit.encoder, config.device, config.precision)
-    work = partial(
-        compute,
-        encoder=unit.encoder,
-        encode=encode,
-        mpp=float(unit.candidates.parameters["mpp"]),
-        batch_size=config.batch_size,
-        threads=threads,
+    config, parameters = plan.config.features, unit.features.parameters
+    grid = unit.candidates.parameters
+    tile_px, mpp = int(grid["tile_px"]), float(grid["mpp"])
+    settings = Settings(
+        precision=parameters["precision"],
+        dtype=parameters["dtype"],
+        tokens=parameters["tokens"],
+        tile_px=tile_px,
+        batch_size=None if config.batch_size == "auto" else config.batch_size,
+        compiled=config.compile,
+        device=config.device,
+        cpus=threads,
+        seconds=plan.config.cohort.slide_seconds,
+        max_unreadable=config.max_unreadable,
     )
-    # In this process: it holds the encoder, perhaps on a GPU.
-    loop = SlideLoop(
-        unit.features, plan.results, ".h5", work, read_stamp, not_before(plan, "features")
-    )
-    _run(plan, loop, unit.tiles, buckets)
+    warning = misfit(unit.encoder, tile_px, mpp)
+    if warning:
+        log.warning(warning)
+    read = partial(read_stamp, max_unreadable=config.max_unreadable)
+    since = not_before(plan, "features")
+    loop = SlideLoop(unit.features, plan.results, ".h5", None, read, since, _pace(plan, threads))
+    with Session(unit.encoder, settings) as session:
+        for bucket in buckets:
+            slides = read_rows(plan.bucket_path(plan.cohort, bucket), "slides")
+            upstream = read_rows(plan.bucket_path(unit.tiles, bucket), "manifest")
+            run = FeaturesRun(loop, unit.encoder, settings, mpp)
+            found = run.run(session, slides, upstream, unit.tiles)
+            write_manifest(plan.bucket_path(unit.features, bucket), found, unit.features)
 
 
 def gather(plan: Plan, stage: StageId) -> Path:

@@ -6,13 +6,14 @@ Reads the configuration, the sheet and the weights' digests; opens no slide and 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from slidemill import versions
 from slidemill.artifacts import formats
 from slidemill.artifacts.digest import digest_of, file_sha256
 from slidemill.artifacts.folder import StageId
 from slidemill.cohort.sheet import Sheet, read_sheet
-from slidemill.config import Config, TaskConfig, TilesConfig
+from slidemill.config import Config, FeaturesConfig, TaskConfig, TilesConfig
 from slidemill.errors import ConfigError, Problem
 from slidemill.features.encoders import Encoder, resolve
 from slidemill.plan import CellPlan, EncoderPlan, Plan, PretrainPlan
@@ -132,21 +133,34 @@ def _plan_encoder(config: Config, encoder: Encoder, tissue: StageId) -> EncoderP
     )
     limits = settings.model_dump(mode="json", include=LIMITS)
     tiles = StageId("tiles", label, formats.TILES, versions.TILES, limits, (candidates,))
-    precision = config.features.precision if encoder.spec.needs_weights else "fp32"
     features = StageId(
         "features",
         encoder.label,
         formats.FEATURES,
         versions.FEATURES,
-        {
-            "encoder": encoder.spec.name,
-            "encoder_version": encoder.spec.algorithm_version,
-            "weights_sha256": encoder.weights_sha256,
-            "precision": precision,
-        },
+        _feature_parameters(config.features, encoder),
         (tiles,),
     )
     return EncoderPlan(encoder, candidates, tiles, features)
+
+
+def _feature_parameters(config: FeaturesConfig, encoder: Encoder) -> dict[str, Any]:
+    """What decides a tile's feature; `auto` is resolved here, whatever machine will run it."""
+    spec = encoder.spec
+    precision = spec.precision if config.precision == "auto" else config.precision
+    if not spec.needs_weights:
+        precision = "fp32"
+    dtype = config.dtype
+    if dtype == "auto":
+        dtype = "float32" if precision == "fp32" else "float16"
+    return {
+        "encoder": spec.recipe(),
+        "output": encoder.output,
+        "weights_sha256": encoder.weights_sha256,
+        "precision": precision,
+        "dtype": dtype,
+        "tokens": config.tokens and spec.needs_weights,
+    }
 
 
 def _tile_size(tiles: TilesConfig, encoder: Encoder) -> tuple[int, float]:

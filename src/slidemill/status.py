@@ -13,7 +13,6 @@ from slidemill.artifacts.hdf5 import open_hdf5
 from slidemill.artifacts.parquet import read_footer, read_parquet
 from slidemill.errors import ArtifactError
 from slidemill.evaluate.names import METRIC_LABELS
-from slidemill.features.encoders import ENCODERS
 from slidemill.plan import Plan
 
 
@@ -160,24 +159,3 @@ def _verify_stamp(path: Path, item_digest: str) -> Iterator[str]:
             found = file.attrs["item_digest"]
     if found != item_digest:
         yield f"{path}: its digest is not the manifest's. Delete it and run again."
-
-
-def print_encoders() -> None:
-    """Print every encoder: dimension, tile, licence, and whether it needs weights."""
-    table = Table(title="tile encoders")
-    for heading in ("name", "dim", "tile", "precision", "weights", "licence", "source"):
-        table.add_column(heading)
-    for spec in ENCODERS.values():
-        table.add_row(
-            spec.name,
-            str(spec.dim),
-            f"{spec.tile_px} px at {spec.mpp} um",
-            spec.precision,
-            "needed" if spec.needs_weights else "none needed",
-            spec.licence,
-            spec.source,
-        )
-    table.add_row(
-        "timm:ARCH.TAG", "its own", "yours", "fp32", "Hugging Face", "its own", "any timm model"
-    )
-    console().print(table)

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
@@ -75,6 +76,67 @@ def test_the_level_is_never_coarser_than_asked(pyramid):
             assert slide.level_downsamples[level] <= downsample * 1.001
             finer = [d for d in slide.level_downsamples if d <= downsample * 1.001]
             assert slide.level_downsamples[level] == max(finer)
+
+
+@pytest.mark.parametrize("reader", ["tiff", "openslide"])
+@pytest.mark.parametrize("downsample", [1.0, 1.002, 1.37, 2.0, 3.0, 5.3])
+def test_given_memory_gets_the_same_pixels(pyramid, reader, downsample):
+    """Also where it is a part of a larger array, and where the region leaves the slide."""
+    with Slide(pyramid, reader) as slide:
+        width, height = slide.dimensions
+        for x, y in ((0, 0), (301, 403), (-50, -60), (width - 70, height - 90)):
+            region = Region(x, y, 180 * downsample, 180 * downsample)
+            expected = read_region(slide, region, 180, 180)
+            batch = np.full((3, 180, 180, 3), 7, np.uint8)
+            assert np.shares_memory(read_region(slide, region, 180, 180, batch[1]), batch)
+            assert (batch[1] == expected).all()
+            assert (batch[[0, 2]] == 7).all()
+            wide = np.full((180, 400, 3), 7, np.uint8)
+            read_region(slide, region, 180, 180, out=wide[:, 100:280])
+            assert (wide[:, 100:280] == expected).all()
+            assert (wide[:, :100] == 7).all()
+            assert (wide[:, 280:] == 7).all()
+
+
+def test_results_share_no_memory_with_each_other(pyramid):
+    with Slide(pyramid) as slide:
+        for downsample in (1.0, 1.7, 2.0):
+            region = Region(64, 64, 100 * downsample, 100 * downsample)
+            first = read_region(slide, region, 100, 100)
+            kept = first.copy()
+            read_region(slide, Region(600, 700, *[100 * downsample] * 2), 100, 100)
+            assert (first == kept).all()
+
+
+def test_memory_of_another_size_or_type_is_refused(pyramid):
+    with Slide(pyramid) as slide:
+        for out in (
+            np.empty((100, 101, 3), np.uint8),
+            np.empty((100, 100, 4), np.uint8),
+            np.empty((100, 100, 3), np.float32),
+        ):
+            with pytest.raises(ValueError, match="out is"):
+                read_region(slide, Region(0, 0, 100, 100), 100, 100, out)
+
+
+def test_threads_read_the_same_as_one(shared):
+    """Cache, scratch memory and handles are shared; pixels are not mixed up."""
+    path = shared / "slides" / "CMU-1-Small-Region.svs"
+    rng = np.random.default_rng(0)
+    regions = [
+        Region(float(x), float(y), 256 * s, 256 * s)
+        for x, y, s in zip(
+            rng.integers(0, 1500, 120),
+            rng.integers(0, 2200, 120),
+            rng.choice([1.0, 1.5, 2.0], 120),
+            strict=True,
+        )
+    ]
+    for reader in ("tiff", "openslide"):
+        with Slide(path, reader) as slide, ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(lambda r: read_region(slide, r, 256, 256), regions * 2))
+            expected = [read_region(slide, region, 256, 256) for region in regions]
+        assert all((a == b).all() for a, b in zip(found, expected * 2, strict=True))
 
 
 GIANT = """

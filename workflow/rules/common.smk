@@ -69,6 +69,11 @@ def features_tiles(wildcards):
     return str(PLAN.bucket_path(FEATURES[wildcards.run].tiles, wildcards.bucket))
 
 
+def features_threads(wildcards):
+    """A network takes all that it gets; handcrafted encoders go side by side, a bucket each."""
+    return 8 if FEATURES[wildcards.run].encoder.spec.needs_weights else 1
+
+
 def features_buckets(wildcards):
     return bucket_paths(FEATURES[wildcards.run].features)
 

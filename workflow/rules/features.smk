@@ -9,12 +9,13 @@ rule features_bucket:
         "<logs>/features/{run}/{bucket}.log",
     conda:
         "../../envs/gpu.yaml"
-    threads: 1
+    threads: features_threads
     resources:
         mem_mb=growing_mem(16000),
         runtime=growing_time(240),
     params:
         slides=bucket_digest,
+        max_unreadable=PLAN.config.features.max_unreadable,
     shell:
         "slidemill features --run {wildcards.run} --bucket {wildcards.bucket} "
         "--threads {threads} > {log} 2>&1"

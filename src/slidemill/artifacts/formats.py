@@ -57,24 +57,47 @@ _SLIDE_FACTS = (
     ),
 )
 
-MANIFEST = register(
+_MANIFEST_COLUMNS = (
+    _SLIDE_ID,
+    *_STATUS,
+    Field("path", "str", "The slide's file, relative to the stage's folder.", nullable=True),
+    Field("sha256", "str", "sha256 of that file.", nullable=True),
+    Field("count", "int64", "Rows of the result (tiles, or pieces of tissue).", nullable=True),
+    Field("reused", "bool", "Whether the result was there already."),
+)
+_MANIFEST_DOC = (
+    "What a stage did with each slide. One of a bucket of slides under `buckets/`, and one of "
+    "the whole cohort, `manifest.parquet`."
+)
+register(
     ArtifactSpec(
         "manifest",
         1,
         "parquet",
-        "What a stage did with each slide. One of a bucket of slides under `buckets/`, and one of "
-        "the whole cohort, `manifest.parquet`.",
+        _MANIFEST_DOC + " Without speeds. No longer written.",
+        _MANIFEST_COLUMNS,
+    )
+)
+MANIFEST = register(
+    ArtifactSpec(
+        "manifest",
+        2,
+        "parquet",
+        _MANIFEST_DOC,
         (
-            _SLIDE_ID,
-            *_STATUS,
+            *_MANIFEST_COLUMNS,
             Field(
-                "path", "str", "The slide's file, relative to the stage's folder.", nullable=True
+                "tiles_per_s",
+                "float64",
+                "Tiles encoded a second of the slide's wall time; of the features stage.",
+                nullable=True,
             ),
-            Field("sha256", "str", "sha256 of that file.", nullable=True),
             Field(
-                "count", "int64", "Rows of the result (tiles, or pieces of tissue).", nullable=True
+                "waited",
+                "float64",
+                "Share of that time in which the encoder had no tile to work on, 0 to 1.",
+                nullable=True,
             ),
-            Field("reused", "bool", "Whether the result was there already."),
         ),
     )
 )
@@ -215,28 +238,62 @@ TILES = register(
         (*_TILE_CORNER, *_TILE_TISSUE, *_TILE_QC, _KEEP),
     )
 )
-FEATURES = register(
+_FEATURE_ATTRIBUTES = (
+    ("encoder", "name of the tile encoder"),
+    ("weights_sha256", "sha256 of its weights; empty where it needs none"),
+    ("mpp", "um per tile pixel"),
+    ("tile_px", "edge of a tile in pixels at that resolution"),
+    ("mpp_x", "um per level-0 pixel in x"),
+    ("mpp_y", "um per level-0 pixel in y"),
+    ("step_x", "distance of neighbouring tiles in x, level-0 pixels, a float"),
+    ("step_y", "distance of neighbouring tiles in y, level-0 pixels, a float"),
+    ("tiles_left_out", "number of kept tiles that did not decode and are not here"),
+)
+_FEATURES_DOC = (
+    "Features of the kept tiles of a slide, in the order of the tiles. The attributes of "
+    "`coords` are those that TRIDENT writes, so that its readers and Patho-Bench's take the "
+    "file as it is."
+)
+register(
     ArtifactSpec(
         "features",
         1,
         "hdf5",
-        "Features of the kept tiles of a slide, in the order of the tiles. The attributes of "
-        "`coords` are those that TRIDENT writes, so that its readers and Patho-Bench's take the "
-        "file as it is.",
+        _FEATURES_DOC + " No longer written.",
+        (Field("features", "float32", "One row a tile.", "(N, D)", chunks=(256, 0)), _COORDS),
+        attributes=_FEATURE_ATTRIBUTES,
+    )
+)
+FEATURES = register(
+    ArtifactSpec(
+        "features",
+        2,
+        "hdf5",
+        _FEATURES_DOC,
         (
-            Field("features", "float32", "One row a tile.", "(N, D)", chunks=(256, 0)),
+            Field(
+                "features",
+                "float32",
+                "One row a tile.",
+                "(N, D)",
+                chunks=(256, 0),
+                also=("float16",),
+            ),
             _COORDS,
+            Field(
+                "tokens",
+                "float32",
+                "Patch tokens of each tile in their grid (`features.tokens`).",
+                "(N, R, C, W)",
+                chunks=(1, 0, 0, 0),
+                also=("float16",),
+                optional=True,
+            ),
         ),
         attributes=(
-            ("encoder", "name of the tile encoder"),
-            ("weights_sha256", "sha256 of its weights; empty where it needs none"),
-            ("mpp", "um per tile pixel"),
-            ("tile_px", "edge of a tile in pixels at that resolution"),
-            ("mpp_x", "um per level-0 pixel in x"),
-            ("mpp_y", "um per level-0 pixel in y"),
-            ("step_x", "distance of neighbouring tiles in x, level-0 pixels, a float"),
-            ("step_y", "distance of neighbouring tiles in y, level-0 pixels, a float"),
-            ("tiles_left_out", "number of kept tiles that did not decode and are not here"),
+            *_FEATURE_ATTRIBUTES,
+            ("output", "what of the network's output the feature is: cls, mean, cls+mean, pooled"),
+            ("precision", "arithmetic of the network: fp32, fp16, bf16"),
         ),
     )
 )

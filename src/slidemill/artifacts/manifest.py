@@ -11,7 +11,6 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,7 +78,8 @@ class SlideLoop:
         results: Folder of all results.
         suffix: Ending of the slide's file, such as `.h5`.
         compute: Does a slide and returns the number of rows of its result. It writes
-            `task.path` last, so that the file's presence means that the slide is done.
+            `task.path` last, so that the file's presence means that the slide is done. None for a
+            stage that has a way of its own to work through slides and does not `run` this loop.
         read_stamp: The `item_digest` and the `count` of a slide's file; raises ArtifactError if
             the file is missing or not readable.
         not_before: Results of before this time (seconds since the epoch) do not count.
@@ -91,7 +91,7 @@ class SlideLoop:
     stage: StageId
     results: Path
     suffix: str
-    compute: Callable[[SlideTask], int]
+    compute: Callable[[SlideTask], int] | None
     read_stamp: Callable[[Path], Mapping[str, Any]]
     not_before: float = 0.0
     pace: Pace = field(default=Pace())
@@ -108,6 +108,20 @@ class SlideLoop:
             upstream: Manifest (or facts) of the stage before, one row a slide.
             upstream_stage: Identity of the stage before.
         """
+        rows, tasks = self.prepare(slides, upstream, upstream_stage)
+        for task, row in self._work(tasks):
+            rows[task.slide_id] = row
+            self.tell(row, len(rows), len(slides))
+        return [rows[str(facts["slide_id"])] for facts in slides]
+
+    def prepare(
+        self, slides: Sequence[Row], upstream: Sequence[Row], upstream_stage: StageId
+    ) -> tuple[dict[str, Row], list[SlideTask]]:
+        """Open the stage's folder, and say which slides there is work for.
+
+        Returns:
+            Rows of slides that failed in an earlier stage, by slide, and the tasks of the others.
+        """
         folder = open_folder(self.stage, self.results)
         before = {row["slide_id"]: row for row in upstream}
         rows: dict[str, Row] = {}
@@ -119,30 +133,53 @@ class SlideLoop:
                 rows[slide_id] = carried_failure(slide_id, above)
             else:
                 tasks.append(self._task(folder, slide_id, facts, above, upstream_stage))
-        for task, row in self._work(tasks, folder):
-            rows[task.slide_id] = row
-            log.info("%s %d/%d %s", self.stage.stage, len(rows), len(slides), _line(row))
-        return [rows[str(facts["slide_id"])] for facts in slides]
+        return rows, tasks
 
-    def _work(self, tasks: list[SlideTask], folder: Path) -> Iterator[tuple[SlideTask, Row]]:
+    def tell(self, row: Row, number: int, total: int) -> None:
+        """Write a line to the log."""
+        log.info("%s %d/%d %s", self.stage.stage, number, total, _line(row))
+
+    def _work(self, tasks: list[SlideTask]) -> Iterator[tuple[SlideTask, Row]]:
         """Work through tasks in processes of their own, or in this one; rows as they are ready."""
         processes = min(self.pace.cpus, len(tasks))
         if processes == 0 or (processes == 1 and not self.pace.contained):
-            yield from ((task, self._one(task, folder)) for task in tasks)
+            yield from ((task, self._one(task)) for task in tasks)
             return
         tasks = [replace(task, threads=self.pace.cpus // processes) for task in tasks]
-        work = partial(self._one, folder=folder)
-        for number, row in work_apart(work, tasks, processes, self.pace.seconds):
+        for number, row in work_apart(self._one, tasks, processes, self.pace.seconds):
             yield (
                 tasks[number],
-                self._lost(tasks[number], row) if isinstance(row, Lost) else row,
+                self.lost(tasks[number], row) if isinstance(row, Lost) else row,
             )
 
-    def _lost(self, task: SlideTask, lost: Lost) -> Row:
-        task.path.unlink(missing_ok=True)
+    def lost(self, task: SlideTask, lost: Lost) -> Row:
+        """The row of a slide whose process did not live to finish it."""
         seconds = self.pace.seconds if lost.timed_out else 0.0
-        return failure(
-            task.slide_id, self._failed_in, lost_error(task.facts["path"], lost), seconds
+        return self.failed(task, lost_error(task.facts["path"], lost), seconds)
+
+    def failed(self, task: SlideTask, error: SlideError, seconds: float) -> Row:
+        """The row of a slide that failed; a result of an earlier run would be taken for its own."""
+        task.path.unlink(missing_ok=True)
+        return failure(task.slide_id, self._failed_in, error, seconds)
+
+    def done(self, task: SlideTask, count: int, seconds: float, **more: float) -> Row:
+        """The row of a slide whose file has just been written; `more` are columns of the stage."""
+        return self._ok(task, count=count, seconds=seconds, **more)
+
+    def reused(self, task: SlideTask) -> Row | None:
+        """The row of a slide whose file is there with the right digest; None if it is not."""
+        if not self._is_done(task):
+            return None
+        return self._ok(task, count=int(self.read_stamp(task.path)["count"]), reused=True)
+
+    def _ok(self, task: SlideTask, **values: Any) -> Row:  # noqa: ANN401 - mixed columns
+        return manifest_row(
+            task.slide_id,
+            status="ok",
+            item_digest=task.stamp.item_digest,
+            path=str(task.path.relative_to(self.stage.folder(self.results))),
+            sha256=file_sha256(task.path),
+            **values,
         )
 
     @property
@@ -168,25 +205,17 @@ class SlideLoop:
             stamp=self.stage.stamp(slide_id, made_from),
         )
 
-    def _one(self, task: SlideTask, folder: Path) -> Row:
+    def _one(self, task: SlideTask) -> Row:
         started = time.perf_counter()
-        reused = self._is_done(task)
+        found = self.reused(task)
+        if found is not None:
+            return found
+        assert self.compute is not None
         try:
-            count = None if reused else self.compute(task)
+            count = self.compute(task)
         except SlideError as error:
-            # A result of an earlier run would be taken for this one's.
-            task.path.unlink(missing_ok=True)
-            return failure(task.slide_id, self._failed_in, error, time.perf_counter() - started)
-        return manifest_row(
-            task.slide_id,
-            status="ok",
-            item_digest=task.stamp.item_digest,
-            seconds=None if reused else time.perf_counter() - started,
-            path=str(task.path.relative_to(folder)),
-            sha256=file_sha256(task.path),
-            count=count if count is not None else int(self.read_stamp(task.path)["count"]),
-            reused=reused,
-        )
+            return self.failed(task, error, time.perf_counter() - started)
+        return self.done(task, count, time.perf_counter() - started)
 
     def _is_done(self, task: SlideTask) -> bool:
         try:
@@ -246,7 +275,9 @@ def _line(row: Mapping[str, Any]) -> str:
         return f"{row['slide_id']}: failed, {row['error_code']}: {row['message']}"
     if row["reused"]:
         return f"{row['slide_id']}: already there"
-    return f"{row['slide_id']}: {row['count']} rows in {row['seconds']:.1f} s"
+    speed = f", {row['tiles_per_s']:,.0f} tiles/s" if row["tiles_per_s"] else ""
+    waited = f", waited {row['waited']:.0%}" if row["waited"] is not None else ""
+    return f"{row['slide_id']}: {row['count']} rows in {row['seconds']:.1f} s{speed}{waited}"
 
 
 def write_manifest(path: Path, rows: Sequence[Row], stage: StageId) -> None:

@@ -93,7 +93,8 @@ def write_rows(path: Path, rows: Sequence[Row], spec: ArtifactSpec, stamp: Stamp
     """Write a table that is given as rows; see `write_parquet`."""
     names = [item.name for item in spec.fields]
     names += [name for name in (rows[0] if rows else {}) if name not in names]
-    write_parquet(path, {name: [row[name] for row in rows] for name in names}, spec, stamp)
+    # A row that an older version wrote may lack a column.
+    write_parquet(path, {name: [row.get(name) for row in rows] for name in names}, spec, stamp)
 
 
 def read_footer(path: Path) -> dict[str, Any]:

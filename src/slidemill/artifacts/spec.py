@@ -24,6 +24,8 @@ class Field:
         nullable: Whether values of a column may be missing.
         chunks: Chunk shape of an HDF5 dataset; None for a contiguous one.
         compressed: Whether an HDF5 dataset is compressed (gzip).
+        also: Other dtypes that the values may have, by choice of the configuration.
+        optional: Whether an HDF5 dataset may be absent.
     """
 
     name: str
@@ -33,6 +35,8 @@ class Field:
     nullable: bool = False
     chunks: tuple[int, ...] | None = None
     compressed: bool = False
+    also: tuple[str, ...] = ()
+    optional: bool = False
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,7 @@ def work_apart(
     Raises:
         Exception: What the function raised, with the child's traceback as its cause.
     """
-    _end_opencvs_threads()
+    end_opencvs_threads()
     # What is there already stays shared: a child's garbage collector would copy every page of it.
     gc.freeze()
     pending = iter(range(len(items)))
@@ -105,7 +105,7 @@ def work_apart(
             child.stop()
 
 
-def _end_opencvs_threads() -> None:
+def end_opencvs_threads() -> None:
     """End OpenCV's threads, where there are some, before a fork.
 
     They do not live on in a child, and whatever touches them there waits for ever. With slides side
@@ -163,7 +163,7 @@ class _Child(Generic[Item, Result]):
             result, error, trace = self.pipe.recv()
         except EOFError:
             self.process.join()
-            return Lost(_death(self.process.exitcode), timed_out=False)
+            return Lost(death_of(self.process.exitcode), timed_out=False)
         if error is not None:
             raise error from RemoteTraceback(trace)
         answer: Result = result
@@ -176,7 +176,8 @@ class _Child(Generic[Item, Result]):
         self.process.join()
 
 
-def _death(exitcode: int | None) -> str:
+def death_of(exitcode: int | None) -> str:
+    """How a process ended, in words."""
     if exitcode is not None and exitcode < 0:
         name = signal.Signals(-exitcode).name
         also = ", as the system does when memory is short" if name == "SIGKILL" else ""
@@ -188,9 +189,7 @@ def _serve(
     function: Callable[[Item], Result], pipe: Connection, inherited: Sequence[Connection]
 ) -> None:
     """Life of a child: take items, answer, until the parent is gone."""
-    # The parent alone answers an interrupt from the keyboard, and its end is the child's.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _die_with_parent()
+    die_with_parent()
     # Ends that belong to the parent: while a child held one, another would never see it close.
     for connection in inherited:
         connection.close()
@@ -203,15 +202,19 @@ def _serve(
         try:
             answer = (function(item), None, "")
         except Exception as error:  # noqa: BLE001 - raised again in the parent
-            answer = (None, _portable(error), traceback.format_exc())
+            answer = (None, portable(error), traceback.format_exc())
         try:
             pipe.send(answer)
         except BrokenPipeError:
             return
 
 
-def _die_with_parent() -> None:
-    """Ask the kernel to kill this process with its parent, however that dies; Linux only."""
+def die_with_parent() -> None:
+    """Leave interrupts from the keyboard to the parent, and end with it, however that dies.
+
+    The latter is asked of the kernel, on Linux only.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     if os.uname().sysname == "Linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
@@ -220,7 +223,7 @@ _PR_SET_PDEATHSIG = 1
 """From Linux's prctl.h."""
 
 
-def _portable(error: Exception) -> Exception:
+def portable(error: Exception) -> Exception:
     """An error that survives the pipe: itself where it can be rebuilt, otherwise its words."""
     if isinstance(error, UserError):
         return UserError(str(error))

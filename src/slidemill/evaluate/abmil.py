@@ -192,7 +192,7 @@ def fit_abmil(
                 logits, targets[batch], pos_weight=pos_weight
             )
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
             schedule.step()
         # Once an epoch: reading the loss makes a GPU wait.

@@ -1,83 +1,25 @@
-"""The registry of tile encoders: rows of data, looked up without importing torch.
+"""Tile encoders looked up by name, and what a configuration asks of them; imports no torch.
 
-A row says what an encoder is (dimension, the tile it was made for, precision, licence); builders
-make it. Handcrafted encoders need no weights. `timm:ARCH.TAG` names any model of timm whose weights
-lie on the Hugging Face hub as `timm/ARCH.TAG`; they are never replaced by random ones.
+The registry (`slidemill.features.registry`) holds the rows. `timm:ARCH.TAG` names any model of timm
+whose weights lie on the Hugging Face hub as `timm/ARCH.TAG`. Weights are never replaced by random
+ones: an encoder whose weights are not on this machine is an error that says how to get them.
 """
 
 import difflib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from slidemill.config import EncoderEntry
 from slidemill.errors import ConfigError, Problem
-from slidemill.features.weights import Weights, find_hub_weights, weights_of_file
+from slidemill.features.registry import ENCODERS
+from slidemill.features.spec import EncoderSpec, HubFile, Output
+from slidemill.features.weights import Weights, find_weights, weights_of_file
 
-Builder = Literal["hed-texture", "rgb-mean", "timm"]
 TIMM_PREFIX = "timm:"
-
-
-@dataclass(frozen=True)
-class EncoderSpec:
-    """What is known of an encoder before it is built.
-
-    Attributes:
-        name: Its name in the configuration.
-        builder: What makes it.
-        dim: Length of a feature; None where only the model itself knows (plain timm names).
-        tile_px: Edge of the tiles it was made for; None where unknown.
-        mpp: Resolution it was made for, um per pixel; None where unknown.
-        precision: Arithmetic it was trained in: what `precision: auto` means on a GPU.
-        algorithm_version: Raised when the code of the encoder changes its features.
-        licence: Licence of its weights, or of its code where it has none.
-        source: Where it comes from: a paper or a page.
-    """
-
-    name: str
-    builder: Builder
-    dim: int | None
-    tile_px: int | None
-    mpp: float | None
-    precision: Literal["fp32", "fp16", "bf16"]
-    algorithm_version: int
-    licence: str
-    source: str
-
-    @property
-    def needs_weights(self) -> bool:
-        """Whether there are weights to load."""
-        return self.builder == "timm"
-
-
-ENCODERS: dict[str, EncoderSpec] = {
-    spec.name: spec
-    for spec in (
-        EncoderSpec(
-            name="hed-texture",
-            builder="hed-texture",
-            dim=64,
-            tile_px=256,
-            mpp=0.5,
-            precision="fp32",
-            algorithm_version=1,
-            licence="Apache-2.0",
-            source="docs/encoders/hed-texture.md",
-        ),
-        EncoderSpec(
-            name="rgb-mean",
-            builder="rgb-mean",
-            dim=3,
-            tile_px=256,
-            mpp=0.5,
-            precision="fp32",
-            algorithm_version=1,
-            licence="Apache-2.0",
-            source="mean of the tile's red, green and blue, 0 to 255",
-        ),
-    )
-}
-"""Every registered encoder by name."""
+MISFIT = 0.05
+"""Relative difference of sizes and resolutions from which a user is told."""
+_OF_ANY_TILE = frozenset({"rgb-mean"})
+"""Encoders that mean the same on tiles of every size and resolution."""
 
 
 @dataclass(frozen=True)
@@ -88,17 +30,31 @@ class Encoder:
         spec: What it is.
         weights: The file of its weights; None where it needs none.
         own_weights: Whether they are a checkpoint of the user's.
+        output: What of it is the feature.
     """
 
     spec: EncoderSpec
     weights: Weights | None
     own_weights: bool
+    output: Output
 
     @property
     def label(self) -> str:
-        """Its name as part of a folder's name."""
-        name = self.spec.name.replace(":", "-").replace("/", "-")
-        return f"{name}-{self.weights.sha256[:6]}" if self.own_weights and self.weights else name
+        """Its name as part of a folder's name: with its output, and weights, where not the usual.
+
+        Such as `virchow2`, `virchow2-cls` or `uni-cls-mean-1f00aa`.
+        """
+        parts = [self.spec.name.replace(":", "-").replace("/", "-")]
+        if self.output != self.spec.outputs[0]:
+            parts.append(self.output.replace("+", "-"))
+        if self.own_weights and self.weights is not None:
+            parts.append(self.weights.sha256[:6])
+        return "-".join(parts)
+
+    @property
+    def dim(self) -> int | None:
+        """Length of a feature; None where only the built network knows."""
+        return self.spec.dim(self.output)
 
     @property
     def weights_sha256(self) -> str:
@@ -114,23 +70,26 @@ def find_spec(name: str) -> EncoderSpec:
     """
     if name in ENCODERS:
         return ENCODERS[name]
-    if name.startswith(TIMM_PREFIX) and name.removeprefix(TIMM_PREFIX):
-        model = name.removeprefix(TIMM_PREFIX)
+    model = name.removeprefix(TIMM_PREFIX)
+    if name.startswith(TIMM_PREFIX) and model:
         return EncoderSpec(
             name=name,
             builder="timm",
-            dim=None,
+            outputs=("pooled",),
+            width=None,
             tile_px=None,
             mpp=None,
             precision="fp32",
-            algorithm_version=1,
             licence="see its page",
-            source=f"https://huggingface.co/timm/{model}",
+            page=f"https://huggingface.co/timm/{model}",
+            arguments={"model": model},
+            weights=HubFile(f"timm/{model}"),
+            # 2: the edge before the crop is rounded down, as timm does.
+            algorithm_version=2,
         )
-    near = difflib.get_close_matches(name, ENCODERS, n=1)
+    near = difflib.get_close_matches(name.lower(), ENCODERS, n=1)
     hint = f"Did you mean {near[0]}" if near else "`slidemill encoders` lists them"
-    problem = Problem("features.encoders", f"no encoder is called {name!r}", hint)
-    raise ConfigError("features", [problem])
+    raise _problem(f"no encoder is called {name!r}", hint)
 
 
 def resolve(entry: EncoderEntry, folder: Path) -> Encoder:
@@ -141,17 +100,84 @@ def resolve(entry: EncoderEntry, folder: Path) -> Encoder:
         folder: Where relative checkpoint paths start.
 
     Raises:
-        ConfigError: If there is no such encoder, or it takes no checkpoint.
+        ConfigError: If there is no such encoder, it has no public weights, it takes no checkpoint,
+            it does not offer the output, or it runs code that the user has not agreed to.
         WeightsError: If the weights are not on this machine.
     """
     spec = find_spec(entry.name)
+    if spec.builder == "none":
+        instead = " or ".join(spec.alternatives)
+        raise _problem(
+            f"{spec.name} has no public weights: {spec.missing}",
+            f"Choose {instead}" if instead else "Choose another encoder",
+        )
+    output = _output(spec, entry)
     if not spec.needs_weights:
         if entry.checkpoint is not None:
-            what = f"{entry.name} has no weights to load"
-            problem = Problem("features.encoders", what, "Remove its checkpoint")
-            raise ConfigError("features", [problem])
-        return Encoder(spec, None, own_weights=False)
+            raise _problem(f"{spec.name} has no weights to load", "Remove its checkpoint")
+        return Encoder(spec, None, own_weights=False, output=output)
+    if spec.runs_foreign_code and not entry.trust_remote_code:
+        raise _problem(_foreign_code(spec), _agree(spec))
     if entry.checkpoint is not None:
-        return Encoder(spec, weights_of_file(folder / entry.checkpoint), own_weights=True)
-    model = spec.name.removeprefix(TIMM_PREFIX)
-    return Encoder(spec, find_hub_weights(f"timm/{model}"), own_weights=False)
+        weights = weights_of_file(folder / entry.checkpoint)
+        return Encoder(spec, weights, own_weights=True, output=output)
+    return Encoder(spec, find_weights(spec), own_weights=False, output=output)
+
+
+def misfit(encoder: Encoder, tile_px: int, mpp: float | None) -> str | None:
+    """What to tell a user whose tiles are not those that an encoder was made for.
+
+    Args:
+        encoder: The encoder.
+        tile_px: Edge of the tiles, pixels.
+        mpp: um per pixel of the tiles; None where unknown.
+
+    Returns:
+        A sentence that names both; None where they agree within 5 %, or nothing is known.
+    """
+    spec = encoder.spec
+    if spec.name in _OF_ANY_TILE:
+        return None
+    told = []
+    if spec.tile_px is not None and _differ(tile_px, spec.tile_px):
+        told.append(f"tiles of {spec.tile_px} px, not {tile_px} px")
+    if spec.mpp is not None and mpp is not None and _differ(mpp, spec.mpp):
+        told.append(f"{spec.mpp:g} um per pixel, not {mpp:g}")
+    if not told:
+        return None
+    return f"{spec.name} was made for {' and for '.join(told)}: its features may be worse for it."
+
+
+def _differ(value: float, reference: float) -> bool:
+    return abs(value / reference - 1.0) > MISFIT
+
+
+def _output(spec: EncoderSpec, entry: EncoderEntry) -> Output:
+    """The output that is asked for, if it is offered."""
+    if entry.output == "auto":
+        return spec.outputs[0]
+    if entry.output not in spec.outputs:
+        raise _problem(
+            f"{spec.name} has no output {entry.output!r}",
+            f"It offers {', '.join(spec.outputs)}; auto is {spec.outputs[0]}",
+        )
+    return entry.output
+
+
+def _foreign_code(spec: EncoderSpec) -> str:
+    what = (
+        "a program stored with its weights"
+        if spec.builder == "exported"
+        else "Python code of its repository"
+    )
+    return f"{spec.name} runs {what} ({spec.weights.page if spec.weights else spec.page})"
+
+
+def _agree(spec: EncoderSpec) -> str:
+    return (
+        f"Read it first; then write {{name: {spec.name}, trust_remote_code: true}} to have it run"
+    )
+
+
+def _problem(what: str, todo: str) -> ConfigError:
+    return ConfigError("features", [Problem("features.encoders", what, todo)])

@@ -6,7 +6,7 @@ they leave the network, so that no register is ever averaged in (see `prefix_tok
 
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import Tensor, cat, float32, nn
 
 from slidemill.features.spec import Output
 
@@ -64,9 +64,8 @@ def select(tokens: Tokens, output: Output) -> Tensor:
     if output == "cls" and tokens.cls is not None:
         return tokens.cls
     if output == "mean" and tokens.patches is not None:
-        return tokens.patches.mean(dim=(1, 2))
+        return tokens.patches.mean(dim=(1, 2), dtype=float32)
     if output == "cls+mean" and tokens.cls is not None and tokens.patches is not None:
-        from torch import cat
-
-        return cat([tokens.cls, tokens.patches.mean(dim=(1, 2))], dim=1)
+        mean = tokens.patches.mean(dim=(1, 2), dtype=float32)
+        return cat([tokens.cls.float(), mean], dim=1)
     raise ValueError(f"the network has no {output}")

@@ -1,79 +1,174 @@
 """The features stage: the kept tiles of every slide through one encoder.
 
 Reads slides and tiles. Writes `slides/<slide>.h5` with `/features` and `/coords`, in the order of
-the tiles, readable as it is by TRIDENT's and Patho-Bench's readers.
+the tiles, readable as it is by TRIDENT's and Patho-Bench's readers. A slide whose file is there
+with the right digest is not encoded again.
 """
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from slidemill.artifacts.formats import FEATURES
-from slidemill.artifacts.hdf5 import open_hdf5, write_hdf5
-from slidemill.artifacts.manifest import SlideTask
-from slidemill.features.build import Encode
+from slidemill.artifacts.folder import StageId
+from slidemill.artifacts.hdf5 import open_hdf5
+from slidemill.artifacts.manifest import SlideLoop, SlideTask
+from slidemill.artifacts.parquet import Row, read_columns, read_footer
+from slidemill.artifacts.workers import Lost
+from slidemill.errors import ArtifactError
+from slidemill.features.chunks import Source
 from slidemill.features.encoders import Encoder
-from slidemill.features.engine import encode_slide
-from slidemill.slides.reader import Slide
-from slidemill.tiles.grid import TileGeometry
-from slidemill.tiles.stage import read_tiles
+from slidemill.features.progress import TileProgress
+from slidemill.features.session import Session, Settings
+from slidemill.tiles.grid import Coords, TileGeometry
 from slidemill.tiles.trident import level0_magnification, nominal_magnification
 
+if TYPE_CHECKING:
+    from slidemill.features.engine import Done, Failed, Work
+    from slidemill.features.runners import Encoded
+    from slidemill.features.writer import FeatureWriter, Target
 
-def compute(
-    task: SlideTask,
-    *,
-    encoder: Encoder,
-    encode: Encode,
-    mpp: float,
-    batch_size: int,
-    threads: int,
-) -> int:
-    """Encode the kept tiles of one slide.
 
-    Args:
-        task: The slide; upstream are its tiles.
-        encoder: The tile encoder.
-        encode: What it does to a batch of tiles.
-        mpp: um per tile pixel that was asked for; a grid of magnifications gives others.
-        batch_size: Tiles a batch.
-        threads: Threads that read.
+class FeaturesRun:
+    """One bucket of slides through the session's encoder."""
 
-    Returns:
-        Number of tiles.
+    def __init__(self, loop: SlideLoop, encoder: Encoder, settings: Settings, mpp: float) -> None:
+        """Say what is to be done.
+
+        Args:
+            loop: The stage, its folder and its bookkeeping.
+            encoder: The tile encoder.
+            settings: How it is run.
+            mpp: um per tile pixel that was asked for; a grid of magnifications gives others.
+        """
+        self._loop, self._encoder, self._settings, self._mpp = loop, encoder, settings, mpp
+        self._tasks: list[SlideTask] = []
+        self._tiles: dict[int, tuple[Coords, TileGeometry]] = {}
+        self._rows: dict[str, Row] = {}
+        self._progress: TileProgress | None = None
+        self._total = 0
+
+    def run(
+        self,
+        session: Session,
+        slides: Sequence[Row],
+        upstream: Sequence[Row],
+        upstream_stage: StageId,
+    ) -> list[Row]:
+        """Encode what is not yet there, and return the manifest.
+
+        Raises:
+            OSError: If the disk is full, or fails.
+        """
+        self._rows, tasks = self._loop.prepare(slides, upstream, upstream_stage)
+        self._total = len(slides)
+        for task in tasks:
+            row = self._loop.reused(task)
+            if row is None:
+                self._tasks.append(task)
+            else:
+                self._add(row)
+        if self._tasks:
+            self._encode(session, upstream)
+        return [self._rows[str(facts["slide_id"])] for facts in slides]
+
+    def _encode(self, session: Session, upstream: Sequence[Row]) -> None:
+        from slidemill.features.writer import FeatureWriter
+
+        wanted = {task.slide_id for task in self._tasks}
+        tiles = sum(int(row["count"]) for row in upstream if row["slide_id"] in wanted)
+        with (
+            TileProgress(self._encoder.label, tiles) as self._progress,
+            FeatureWriter(self._target, self._settings.dtype, self._ended) as writer,
+        ):
+            session.engine(_Counted(writer, self._progress)).run(self._works())
+
+    def _works(self) -> "Iterator[Work]":
+        from slidemill.features.engine import Work
+
+        for number, task in enumerate(self._tasks):
+            assert task.upstream_path is not None
+            coords, geometry = read_kept(task.upstream_path)
+            self._tiles[number] = coords, geometry
+            source = Source(Path(task.facts["path"]), task.facts["reader"], geometry)
+            yield Work(number, source, coords)
+
+    def _target(self, number: int) -> "Target":
+        from slidemill.features.writer import Target
+
+        task, (coords, geometry) = self._tasks[number], self._tiles[number]
+        facts, encoder = task.facts, self._encoder
+        mpp_x, mpp_y = float(facts["mpp_x"]), float(facts["mpp_y"])
+        dimensions = int(facts["width"]), int(facts["height"])
+        return Target(
+            task.path,
+            task.stamp,
+            coords,
+            {
+                "encoder": encoder.spec.name,
+                "weights_sha256": encoder.weights_sha256,
+                "output": encoder.output,
+                "precision": self._settings.precision,
+                "mpp": geometry.mpp,
+                "tile_px": geometry.tile_px,
+                "mpp_x": mpp_x,
+                "mpp_y": mpp_y,
+                "step_x": geometry.step_x,
+                "step_y": geometry.step_y,
+            },
+            trident_attributes(task.slide_id, geometry, self._mpp, mpp_x, dimensions),
+        )
+
+    def _ended(self, outcome: "Done | Failed") -> None:
+        from slidemill.features.engine import Failed
+
+        task = self._tasks[outcome.slide]
+        self._tiles.pop(outcome.slide, None)
+        if isinstance(outcome, Failed):
+            error = outcome.error
+            row = (
+                self._loop.lost(task, error)
+                if isinstance(error, Lost)
+                else self._loop.failed(task, error, outcome.seconds)
+            )
+        else:
+            count = len(outcome.sound)
+            speed = count / outcome.seconds if outcome.seconds else 0.0
+            row = self._loop.done(
+                task, count, outcome.seconds, tiles_per_s=speed, waited=outcome.waited
+            )
+        self._add(row)
+
+    def _add(self, row: Row) -> None:
+        self._rows[row["slide_id"]] = row
+        # People see the bar; what went wrong is said to them too.
+        if row["status"] == "failed" or self._progress is None or not self._progress.is_shown:
+            self._loop.tell(row, len(self._rows), self._total)
+
+
+class _Counted:
+    """A writer that also moves the bar; satisfies `engine.Sink`."""
+
+    def __init__(self, writer: "FeatureWriter", progress: TileProgress) -> None:
+        self._writer, self._progress = writer, progress
+        self.begin, self.end = writer.begin, writer.end
+
+    def write(self, encoded: "Encoded") -> None:
+        self._writer.write(encoded)
+        self._progress.add(len(encoded.rows))
+
+
+def read_kept(path: Path) -> tuple[Coords, TileGeometry]:
+    """Corners of the kept tiles of a slide, and their size.
 
     Raises:
-        SlideError: If the slide is damaged or too coarse.
+        ArtifactError: If the file is missing, damaged, or of an unknown version.
     """
-    assert task.upstream_path is not None
-    tiles, geometry = read_tiles(task.upstream_path)
-    coords = tiles.loc[tiles["keep"], ["x", "y"]].to_numpy(np.int64)
-    with Slide(Path(task.facts["path"]), task.facts["reader"]) as slide:
-        features, numbers = encode_slide(slide, coords, geometry, encode, batch_size, threads)
-        dimensions = slide.dimensions
-    left_out = len(coords) - len(numbers)
-    coords = coords[numbers]
-    mpp_x, mpp_y = float(task.facts["mpp_x"]), float(task.facts["mpp_y"])
-    write_hdf5(
-        task.path,
-        {"features": features, "coords": coords},
-        FEATURES,
-        task.stamp,
-        {
-            "encoder": encoder.spec.name,
-            "weights_sha256": encoder.weights_sha256,
-            "mpp": geometry.mpp,
-            "tile_px": geometry.tile_px,
-            "mpp_x": mpp_x,
-            "mpp_y": mpp_y,
-            "step_x": geometry.step_x,
-            "step_y": geometry.step_y,
-            "tiles_left_out": left_out,
-        },
-        {"coords": trident_attributes(task.slide_id, geometry, mpp, mpp_x, dimensions)},
-    )
-    return len(coords)
+    columns = read_columns(path, "tiles")
+    keep = columns["keep"].astype(bool)
+    coords = np.stack([columns["x"][keep], columns["y"][keep]], axis=1)
+    return coords, TileGeometry(**read_footer(path)["geometry"])
 
 
 def trident_attributes(
@@ -102,11 +197,20 @@ def trident_attributes(
     }
 
 
-def read_stamp(path: Path) -> dict[str, Any]:
+def read_stamp(path: Path, max_unreadable: float) -> dict[str, Any]:
     """The stamp of a finished slide, and its number of tiles as `count`.
 
+    Args:
+        path: The file.
+        max_unreadable: Share of tiles left out above which it does not count as finished; the
+            limit may have been another when it was written.
+
     Raises:
-        ArtifactError: If the file is missing or not readable.
+        ArtifactError: If the file is missing, not readable, or lacks too many tiles.
     """
     with open_hdf5(path, "features") as file:
-        return dict(file.attrs) | {"count": len(file["coords"])}
+        found = dict(file.attrs) | {"count": len(file["coords"])}
+    left_out = int(found["tiles_left_out"])
+    if left_out > max_unreadable * (found["count"] + left_out):
+        raise ArtifactError(f"{path}: {left_out} tiles are left out. Run features again.")
+    return found

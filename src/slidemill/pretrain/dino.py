@@ -149,5 +149,5 @@ def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> N
 
     Buffers are left alone: they are constants of the training set, equal in both.
     """
-    average = get_ema_multi_avg_fn(momentum)  # type: ignore[no-untyped-call]
+    average = get_ema_multi_avg_fn(momentum)
     average(list(teacher.parameters()), list(student.parameters()), torch.empty(0))

@@ -114,7 +114,7 @@ def train(
         views = _load(bags, batch, run, seed, epoch, device)
         terms = _forward(student, teacher, criterion, views, len(batch))
         optimizer.zero_grad(set_to_none=True)
-        terms.loss.backward()  # type: ignore[no-untyped-call]
+        terms.loss.backward()
         if epoch < FROZEN_EPOCHS:
             student.head.prototypes.grad = None
         norm = clip_grad_norm_(student.parameters(), MAX_GRADIENT_NORM)

@@ -9,6 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import numpy as np
+
 from slidemill.errors import SlideCode, SlideError
 from slidemill.slides.readers.base import RGB, ReadError, Size, downsamples, on_white
 from slidemill.slides.readers.choice import open_backend
@@ -89,11 +91,29 @@ class Slide:
         Raises:
             SlideError: If the pixels cannot be decoded (read-error).
         """
+        out = np.empty((height, width, 3), np.uint8)
+        self.read_into(level, x, y, out)
+        return out
+
+    def read_into(self, level: int, x: int, y: int, out: RGB) -> None:
+        """Read a rectangle of a level to given memory; safe to call from several threads.
+
+        Args:
+            level: The pyramid level.
+            x: Left edge in pixels of that level; may lie outside the slide.
+            y: Top edge in pixels of that level; may lie outside the slide.
+            out: (H, W, 3) uint8 of the rectangle's size, in pixels of that level; it may be a part
+                of a larger array.
+
+        Raises:
+            SlideError: If the pixels cannot be decoded (read-error); `out` is undefined then.
+        """
         try:
-            return self._backend.read(level, x, y, width, height)
+            self._backend.read_into(level, x, y, out)
         except ReadError as fault:
             raise SlideError(
                 SlideCode.READ_ERROR,
                 f"{self.path}: level {level} does not decode at (x, y) = ({x}, {y}), "
-                f"{width} x {height} px ({fault}); it is damaged there: copy or scan it again",
+                f"{out.shape[1]} x {out.shape[0]} px ({fault}); it is damaged there: copy or scan "
+                "it again",
             ) from None

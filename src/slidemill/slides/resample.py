@@ -16,7 +16,10 @@ Pixels = npt.NDArray[np.uint8]
 
 
 def area_resample(
-    pixels: Pixels, box: tuple[float, float, float, float], size: tuple[int, int]
+    pixels: Pixels,
+    box: tuple[float, float, float, float],
+    size: tuple[int, int],
+    out: Pixels | None = None,
 ) -> Pixels:
     """Resample a rectangle of an image by area.
 
@@ -24,18 +27,22 @@ def area_resample(
         pixels: (H, W, C) uint8.
         box: Left, top, right and bottom in pixels of the image, floats within it.
         size: Width and height of the result, pixels.
+        out: (height, width, C) uint8 to write to, which shares no memory with `pixels`; None for a
+            new array.
 
     Returns:
-        (height, width, C) uint8, rounded to nearest.
+        (height, width, C) uint8, rounded to nearest; `out` where it was given.
     """
     left, top, right, bottom = box
     width, height = size
+    if out is None:
+        out = np.empty((height, width, pixels.shape[2]), np.uint8)
     if is_whole(left, top):
         cut = pixels[round(top) :, round(left) :]
-        fast = _from_origin(cut, (right - left) / width, (bottom - top) / height, size)
-        if fast is not None:
-            return fast
-    return _by_weights(pixels, box, size)
+        if _from_origin(cut, (right - left) / width, (bottom - top) / height, out):
+            return out
+    _by_weights(pixels, box, out)
+    return out
 
 
 SNAP = 1e-3
@@ -47,37 +54,41 @@ def is_whole(*edges: float) -> bool:
     return all(abs(edge - round(edge)) <= SNAP for edge in edges)
 
 
-def _from_origin(
-    pixels: Pixels, scale_x: float, scale_y: float, size: tuple[int, int]
-) -> Pixels | None:
-    """Resample from the top-left corner by OpenCV; None where it would not be exact."""
-    width, height = size
+def _from_origin(pixels: Pixels, scale_x: float, scale_y: float, out: Pixels) -> bool:
+    """Resample from the top-left corner by OpenCV; False where it would not be exact."""
+    height, width = out.shape[:2]
     if scale_x < 1.0 or scale_y < 1.0:
-        return None
+        return False
     if math.isclose(scale_x, 1.0, rel_tol=1e-12) and math.isclose(scale_y, 1.0, rel_tol=1e-12):
-        return np.ascontiguousarray(pixels[:height, :width])
+        out[...] = pixels[:height, :width]
+        return True
     # A pixel or two more than is needed: OpenCV takes the factors as they are only where it rounds
     # the size itself, and must not round it down.
     wide = min(pixels.shape[1], math.ceil(width * scale_x - SNAP))
     high = min(pixels.shape[0], math.ceil(height * scale_y - SNAP))
     found = cv2.resize(
-        pixels[:high, :wide], None, fx=1 / scale_x, fy=1 / scale_y, interpolation=cv2.INTER_AREA
+        pixels[:high, :wide],
+        None,
+        # OpenCV writes to it where the size that it rounds to is this one, else to new memory.
+        dst=out if out.flags.c_contiguous else None,
+        fx=1 / scale_x,
+        fy=1 / scale_y,
+        interpolation=cv2.INTER_AREA,
     )
     if found.shape[0] < height or found.shape[1] < width:
-        return None
-    return np.asarray(found[:height, :width], dtype=np.uint8)
+        return False
+    if found is not out:
+        out[...] = found[:height, :width]
+    return True
 
 
-def _by_weights(
-    pixels: Pixels, box: tuple[float, float, float, float], size: tuple[int, int]
-) -> Pixels:
+def _by_weights(pixels: Pixels, box: tuple[float, float, float, float], out: Pixels) -> None:
     """Resample any rectangle: first along y, then along x."""
     left, top, right, bottom = box
-    width, height = size
+    height, width = out.shape[:2]
     rows = _mean_along(pixels, top, bottom, height)
     columns = _mean_along(np.ascontiguousarray(rows.transpose(1, 0, 2)), left, right, width)
-    result: Pixels = np.rint(columns.transpose(1, 0, 2)).astype(np.uint8)
-    return result
+    out[...] = np.rint(columns.transpose(1, 0, 2))
 
 
 def _mean_along(

@@ -17,6 +17,7 @@ from slidemill.errors import SlideCode, SlideError
 from slidemill.slides.reader import Slide
 from slidemill.slides.regions import Region, read_region
 from slidemill.tiles.grid import Coords, TileGeometry
+from slidemill.tiles.order import reading_order
 from slidemill.tiles.quality import measure
 
 BLOCK = 4
@@ -98,10 +99,5 @@ def _measure_one(
 
 def _blocks(coords: Coords, geometry: TileGeometry) -> Iterator[npt.NDArray[np.int64]]:
     """Numbers of tiles, block by block."""
-    step = np.array([geometry.step_x, geometry.step_y]) * BLOCK
-    column, row = (coords // step).astype(np.int64).T
-    order = np.lexsort((column, row))
-    if not len(order):
-        return
-    change = np.flatnonzero((np.diff(column[order]) != 0) | (np.diff(row[order]) != 0)) + 1
-    yield from np.split(order, change)
+    order, starts = reading_order(coords, geometry, BLOCK, BLOCK)
+    yield from np.split(order, starts[1:]) if len(order) else ()

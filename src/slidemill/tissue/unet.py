@@ -155,8 +155,8 @@ def load_segmenter(config: UnetConfig, checkpoint: Path, device: str) -> Segment
         ConfigError: If the architecture has no such backbone, or the device is not there.
         WeightsError: If the file is missing, not safe to read, or not of this network.
     """
-    # timm comes with it, which is slow to import and not needed by those who use Otsu.
-    from slidemill.features.timm_encoder import read_state
+    # torch is slow to import and not needed by those who use Otsu.
+    from slidemill.features.loading import read_state
 
     if not checkpoint.is_file():
         raise WeightsError(f"{checkpoint}: there is no such file. Mend tissue.unet.checkpoint.")

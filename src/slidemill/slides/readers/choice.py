@@ -1,9 +1,9 @@
 """Which reader opens a file, and what a file is that none opens.
 
 `auto` looks at what the file is, not at its name. TIFF of the kinds that slidemill reads itself
-(Aperio, OME, generic) go to its own reader; vendors' formats, and DICOM first, go to OpenSlide;
-DICOM that it refuses goes to wsidicom; PNG and JPEG are read whole. Every fault becomes a
-`SlideError` of its own code, with the file, the cause and the remedy in one line.
+(Aperio, OME, generic) go to its own reader; vendors' formats and DICOM go to OpenSlide; DICOM in
+JPEG 2000, and what OpenSlide refuses of DICOM, go to wsidicom; PNG and JPEG are read whole. Every
+fault becomes a `SlideError` of its own code, with the file, the cause and the remedy in one line.
 """
 
 import errno
@@ -26,7 +26,9 @@ PNG_MAGIC = b"\x89PNG"
 DICOM_MAGIC = b"DICM"
 OWN_TIFF = (None, "aperio", "generic-tiff")
 """What OpenSlide calls the TIFFs that slidemill's own reader takes; None: OpenSlide refuses."""
-HEAD_BYTES = 132
+HEAD_BYTES = 2048
+JPEG_2000_UIDS = (b"1.2.840.10008.1.2.4.90", b"1.2.840.10008.1.2.4.91")
+"""Transfer syntaxes of DICOM, as they stand in its head."""
 SCAN_BYTES = 2**20
 """Of a file that is nothing, so many bytes are searched for the traces of a slide."""
 _JPEG_TABLES = b"\xff\xd8\xff\xdb"
@@ -101,7 +103,9 @@ def _candidates(path: Path, head: bytes) -> list[str]:
         order = ["tiff", "openslide"] if own_first else ["openslide", "tiff"]
         return order if vendor is not None else ["tiff"]
     if head[128:132] == DICOM_MAGIC:
-        return ["openslide", "wsidicom"]
+        order = ["openslide", "wsidicom"]
+        # OpenSlide hands on what it makes of damaged JPEG 2000.
+        return order[::-1] if any(uid in head for uid in JPEG_2000_UIDS) else order
     if vendor is not None:
         return ["openslide"]
     return ["image"] if head.startswith((JPEG_MAGIC, PNG_MAGIC)) else []

@@ -60,19 +60,19 @@ class CuCimBackend:
             self.properties["cucim.spacing-y"] = str(spacing[0])
             self.properties["cucim.spacing-x"] = str(spacing[1])
 
-    def read(self, level: int, x: int, y: int, width: int, height: int) -> RGB:
-        """Read a rectangle; see `Backend.read`."""
+    def read_into(self, level: int, x: int, y: int, out: RGB) -> None:
+        """Read a rectangle; see `Backend.read_into`."""
         columns, rows = self.level_dimensions[level]
         full = self.level_dimensions[0]
 
-        def read(left: int, top: int, right: int, bottom: int) -> RGB:
+        def read(left: int, top: int, right: int, bottom: int, into: RGB) -> None:
             # cuCIM takes the corner in level-0 pixels.
             location = (round(left * full[0] / columns), round(top * full[1] / rows))
             with faults_of("cuCIM", ReadError):
                 region = self._slide.read_region(location, (right - left, bottom - top), level)
-                return np.ascontiguousarray(np.asarray(region)[..., :3])
+                into[...] = np.asarray(region)[..., :3]
 
-        return on_canvas((columns, rows), x, y, width, height, read)
+        on_canvas((columns, rows), x, y, out, read)
 
     def close(self) -> None:
         """Release the file."""

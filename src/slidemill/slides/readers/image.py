@@ -48,15 +48,15 @@ class ImageBackend:
         self.properties: dict[str, str] = {}
         self._pixels: RGB | None = None
 
-    def read(self, level: int, x: int, y: int, width: int, height: int) -> RGB:
-        """Read a rectangle; see `Backend.read`."""
+    def read_into(self, level: int, x: int, y: int, out: RGB) -> None:
+        """Read a rectangle; see `Backend.read_into`."""
         assert level == 0
         pixels = self._pixels if self._pixels is not None else self._decode()
 
-        def read(left: int, top: int, right: int, bottom: int) -> RGB:
-            return pixels[top:bottom, left:right]
+        def read(left: int, top: int, right: int, bottom: int, into: RGB) -> None:
+            into[...] = pixels[top:bottom, left:right]
 
-        return on_canvas(self.level_dimensions[0], x, y, width, height, read)
+        on_canvas(self.level_dimensions[0], x, y, out, read)
 
     def _decode(self) -> RGB:
         with faults_of("Pillow", ReadError):

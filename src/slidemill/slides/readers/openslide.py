@@ -56,25 +56,24 @@ class OpenSlideBackend:
         found = [self.properties.get(key, "") for key in keys]
         return (int(found[0]), int(found[1])) if all(t.isdecimal() for t in found) else None
 
-    def read(self, level: int, x: int, y: int, width: int, height: int) -> RGB:
-        """Read a rectangle; see `Backend.read`."""
+    def read_into(self, level: int, x: int, y: int, out: RGB) -> None:
+        """Read a rectangle; see `Backend.read_into`."""
         downsample = self.level_downsamples[level]
 
-        def read(left: int, top: int, right: int, bottom: int) -> RGB:
+        def read(left: int, top: int, right: int, bottom: int, into: RGB) -> None:
             location = (round(left * downsample), round(top * downsample))
-            size = (right - left, bottom - top)
             try:
-                return _region(self._handle, location, level, size)
+                _region(self._handle, location, level, into)
             except ReadError:
                 # Perhaps another thread's fault: only a fresh handle of our own can tell.
-                return self._read_alone(location, level, size)
+                self._read_alone(location, level, into)
 
-        return on_canvas(self.level_dimensions[level], x, y, width, height, read)
+        on_canvas(self.level_dimensions[level], x, y, out, read)
 
-    def _read_alone(self, location: Size, level: int, size: Size) -> RGB:
+    def _read_alone(self, location: Size, level: int, into: RGB) -> None:
         try:
             with faults_of("OpenSlide", ReadError), openslide.OpenSlide(self._path) as fresh:
-                return _region(fresh, location, level, size)
+                _region(fresh, location, level, into)
         finally:
             self._reopen()
 
@@ -88,9 +87,10 @@ class OpenSlideBackend:
         self._handle.close()
 
 
-def _region(handle: openslide.OpenSlide, location: Size, level: int, size: Size) -> RGB:
+def _region(handle: openslide.OpenSlide, location: Size, level: int, into: RGB) -> None:
+    size = (into.shape[1], into.shape[0])
     with faults_of("OpenSlide", ReadError):
-        return on_white(np.asarray(handle.read_region(location, level, size)))
+        on_white(np.asarray(handle.read_region(location, level, size)), into)
 
 
 def _properties(handle: openslide.OpenSlide) -> dict[str, str]:

@@ -1,0 +1,83 @@
+"""Readers that die, hang, or have a bug: real signals in real processes."""
+
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from features.conftest import COORDS, GEOMETRY, run_engine
+from slidemill.artifacts.workers import Lost
+from slidemill.features import pool
+from slidemill.features.chunks import Source
+from slidemill.features.engine import Work
+from slidemill.features.pool import Crew
+
+
+@pytest.fixture
+def mixed(works):
+    """A sound slide, one that has a fault that a test gives it, and another sound one."""
+    evil = Work(7, Source(Path("evil.tif"), "auto", GEOMETRY), COORDS)
+    return [works[0], evil, works[1]]
+
+
+@pytest.fixture
+def on_evil(monkeypatch):
+    """Have readers do something when they get the evil slide."""
+    real = pool.answer
+
+    def give(action):
+        def answer(chunk, slides, out):
+            if chunk.source.path.name == "evil.tif":
+                action()
+            return real(chunk, slides, out)
+
+        monkeypatch.setattr(pool, "answer", answer)
+
+    return give
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("sent", [signal.SIGSEGV, signal.SIGKILL])
+def test_a_crash_costs_its_slide_alone(mixed, on_evil, threads, processes, sent):
+    def die():
+        os.kill(os.getpid(), sent)
+        time.sleep(30)
+
+    on_evil(die)
+    sink = run_engine(mixed, crew=Crew(processes, threads, seconds=60), tiles=9, slots=8)
+    assert isinstance(sink.outcomes[7].error, Lost)
+    assert sent.name in sink.outcomes[7].error.reason
+    assert not sink.outcomes[7].error.timed_out
+    assert np.isfinite(sink.of(0)).all()
+    assert np.isfinite(sink.of(1)).all()
+    assert len(sink.of(0)) == len(sink.of(1)) == len(COORDS)
+
+
+def test_a_reader_that_is_late_costs_its_slide_alone(mixed, on_evil):
+    on_evil(lambda: time.sleep(60))
+    started = time.monotonic()
+    sink = run_engine(mixed, crew=Crew(1, 2, seconds=1.5), tiles=100, slots=4)
+    assert time.monotonic() - started < 20
+    assert sink.outcomes[7].error.timed_out
+    assert "1.5 s" in sink.outcomes[7].error.reason
+    assert len(sink.of(0)) == len(sink.of(1)) == len(COORDS)
+
+
+def test_a_bug_in_a_reader_ends_the_job_with_its_traceback(mixed, on_evil):
+    def bug():
+        raise ZeroDivisionError("a bug")
+
+    on_evil(bug)
+    with pytest.raises(ZeroDivisionError, match="a bug") as caught:
+        run_engine(mixed)
+    assert "def bug" in str(caught.value.__cause__) or "in bug" in str(caught.value.__cause__)
+
+
+def test_readers_are_gone_afterwards(works):
+    run_engine(works, crew=Crew(2, 2))
+    assert multiprocessing.active_children() == []
