@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from multiprocessing import get_context
 from pathlib import Path
 from resource import RUSAGE_CHILDREN, RUSAGE_SELF, getrusage
@@ -147,16 +147,21 @@ def measure_reading(path: Path, offset: int, cpus: int, rounds: int, most: int) 
     settings = Settings("fp32", "float32", False, TILE_PX, cpus=cpus)
     encoder = resolve(EncoderEntry(name="rgb-mean"), Path())
     crew = crew_of(settings, encoder)
-    with tempfile.TemporaryDirectory() as folder, Session(encoder, settings) as session:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Session(encoder, settings) as session,
+        ExitStack() as opened,
+    ):
 
         def engine() -> None:
             with writer(work, Path(folder), "float32") as sink:
                 session.engine(sink).run(work)
 
+        ring = ring_of(TILE_PX, crew)
+        pool = opened.enter_context(ReaderPool(ring, crew))
+
         def readers() -> None:
-            ring = ring_of(TILE_PX, crew)
-            with ReaderPool(ring, crew) as pool:
-                Engine(ring, pool, Nothing(), Nothing()).run(work)
+            Engine(ring, pool, Nothing(), Nothing()).run(work)
 
         def two_loops() -> None:
             context = get_context("fork")

@@ -1,6 +1,7 @@
 """A real network of timm through the engine: batches, arithmetic, memory that runs out."""
 
 import logging
+from functools import partial
 
 import numpy as np
 import pytest
@@ -32,11 +33,14 @@ def network():
 
 @pytest.fixture
 def make(network):
-    def runner(*, precision="fp32", dtype="float32", batch_size=16, tokens=False, encoder=None):
+    def runner(
+        *, precision="fp32", dtype="float32", batch_size=16, tokens=False, encoder=None,
+        compiled=False,
+    ):  # fmt: skip
         chosen = encoder or TorchEncoder(network, TINY, "cls", tokens=tokens)
         return DeviceRunner(
             chosen, device="cpu", precision=precision, dtype=dtype, tile_px=100,
-            batch_size=batch_size, compiled=False,
+            batch_size=batch_size, compiled=compiled,
         )  # fmt: skip
 
     return runner
@@ -126,6 +130,23 @@ def test_memory_that_runs_out_halves_the_batch_and_changes_nothing(varied, make,
     assert runner.batch_size == 4
     assert "batches of 8 tiles" in caplog.text
     assert "batches of 4 tiles" in caplog.text
+    assert np.abs(found - whole).max() < 1e-5
+
+
+def test_compiled_networks_get_whole_batches_and_give_the_same(varied, make, network, monkeypatch):
+    sizes = []
+
+    class Watched(TorchEncoder):
+        def forward(self, tiles):
+            sizes.append(len(tiles))
+            return super().forward(tiles)
+
+    whole = run_engine(varied, runner=make()).of(1)
+    # The same tracing without the compiler behind it, which takes minutes on a CPU.
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    encoder = Watched(network, TINY, "cls", tokens=False)
+    found = run_engine(varied, runner=make(batch_size=48, encoder=encoder, compiled=True)).of(1)
+    assert set(sizes) == {48}
     assert np.abs(found - whole).max() < 1e-5
 
 

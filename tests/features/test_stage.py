@@ -2,6 +2,7 @@
 
 import logging
 import os
+import subprocess
 
 import h5py
 import numpy as np
@@ -145,6 +146,26 @@ def test_a_network_with_weights_of_the_users_own(planned, tmp_path, caplog):
         assert np.isfinite(file["features"][:]).all()
     again = planned(encoders=[entry], dtype="float32", precision="bf16", device="cpu")
     assert again.encoders[0].features.digest != plan.encoders[0].features.digest
+
+
+def test_a_full_disk_fails_the_job_and_leaves_no_half_file(planned):
+    plan = planned()
+    folder = plan.encoders[0].features.folder(plan.results) / "slides"
+    folder.mkdir(parents=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=8k", "tmpfs", str(folder)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if mounted.returncode:
+        pytest.skip(f"needs the right to mount: {mounted.stderr.strip()}")
+    try:
+        with pytest.raises(OSError, match="No space left"):
+            run(plan)
+        assert list(folder.iterdir()) == []
+        assert not plan.bucket_path(plan.encoders[0].features, "0-of-1").exists()
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+    assert all(row["status"] == "ok" for row in run(plan)[1].values())
 
 
 def test_nothing_is_built_where_nothing_is_to_do(planned, monkeypatch):

@@ -20,12 +20,12 @@ class Preprocess(nn.Module):
 
     Attributes:
         settings: What is done.
-        mean: (1, 3, 1, 1) float32, of bytes divided by 255.
-        std: (1, 3, 1, 1) float32.
+        scale: (1, 3, 1, 1) float32, what bytes are multiplied with: 1 / (255 std).
+        shift: (1, 3, 1, 1) float32, what is added then: -mean / std.
     """
 
-    mean: Tensor
-    std: Tensor
+    scale: Tensor
+    shift: Tensor
 
     def __init__(self, settings: Preprocessing) -> None:
         """Take the settings.
@@ -37,9 +37,10 @@ class Preprocess(nn.Module):
         if settings.resize_px is not None and settings.resize_px < settings.crop_px:
             raise ValueError(f"{settings.crop_px} px cannot be cut from {settings.resize_px} px")
         self.settings = settings
-        for name in ("mean", "std"):
-            values = torch.tensor(getattr(settings, name), dtype=torch.float32, device="cpu")
-            self.register_buffer(name, values.view(1, 3, 1, 1), persistent=False)
+        mean, std = (torch.tensor(of, dtype=torch.float64) for of in (settings.mean, settings.std))
+        # One pass over the pixels in place of three; they are bound by the memory.
+        for name, values in (("scale", 1.0 / (255.0 * std)), ("shift", -mean / std)):
+            self.register_buffer(name, values.float().view(1, 3, 1, 1), persistent=False)
 
     def forward(self, tiles: Tensor) -> Tensor:
         """Prepare tiles.
@@ -63,7 +64,7 @@ class Preprocess(nn.Module):
         if margin:
             end = margin + self.settings.crop_px
             images = images[..., margin:end, margin:end]
-        return (images.float() / 255.0 - self.mean) / self.std
+        return torch.addcmul(self.shift, images.float(), self.scale)
 
 
 def check_tile_px(settings: Preprocessing, tile_px: int) -> None:
