@@ -19,6 +19,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from itertools import count
 from multiprocessing import get_context
 from pathlib import Path
 from resource import RUSAGE_CHILDREN, RUSAGE_SELF, getrusage
@@ -47,6 +49,8 @@ from slidemill.tiles.grid import Coords, exact_grid, tile_geometry
 from slidemill.tissue.find import find_tissue
 
 TILE_PX = 256
+FEWEST = 500
+"""Tiles of a cohort; a slide with fewer is in it several times, as in a bucket of its like."""
 OFFSET = 100
 """Shift of the unaligned grid, level-0 pixels."""
 
@@ -143,7 +147,7 @@ def measure_reading(path: Path, offset: int, cpus: int, rounds: int, most: int) 
     """Reading, and the free encoder, on one slide."""
     source, coords = tissue_tiles(path, offset, most)
     few = coords[:: max(1, len(coords) // 800)]
-    work = [Work(0, source, coords)]
+    copies = -(-FEWEST // len(coords))
     settings = Settings("fp32", "float32", False, TILE_PX, cpus=cpus)
     encoder = resolve(EncoderEntry(name="rgb-mean"), Path())
     crew = crew_of(settings, encoder)
@@ -152,16 +156,25 @@ def measure_reading(path: Path, offset: int, cpus: int, rounds: int, most: int) 
         Session(encoder, settings) as session,
         ExitStack() as opened,
     ):
+        names = count()
+
+        def work() -> list[Work]:
+            # Slides by new names: what readers keep of a small one is not there a second time.
+            links = [Path(folder) / f"{next(names)}{path.suffix}" for _ in range(copies)]
+            for link in links:
+                link.symlink_to(path.resolve())
+            return [Work(i, replace(source, path=link), coords) for i, link in enumerate(links)]
 
         def engine() -> None:
-            with writer(work, Path(folder), "float32") as sink:
-                session.engine(sink).run(work)
+            works = work()
+            with writer(works, Path(folder), "float32") as sink:
+                session.engine(sink).run(works)
 
         ring = ring_of(TILE_PX, crew)
         pool = opened.enter_context(ReaderPool(ring, crew))
 
         def readers() -> None:
-            Engine(ring, pool, Nothing(), Nothing()).run(work)
+            Engine(ring, pool, Nothing(), Nothing()).run(work())
 
         def two_loops() -> None:
             context = get_context("fork")
@@ -175,12 +188,12 @@ def measure_reading(path: Path, offset: int, cpus: int, rounds: int, most: int) 
             {
                 "loop": (len(few), lambda: plain_loop(source, few, encode=False)),
                 "loop, 2 processes": (len(few), two_loops),
-                "readers": (len(coords), readers),
+                "readers": (copies * len(coords), readers),
                 "loop + rgb-mean": (len(few), lambda: plain_loop(source, few, encode=True)),
-                "engine + rgb-mean": (len(coords), engine),
+                "engine + rgb-mean": (copies * len(coords), engine),
             },
         )
-    return {"tiles": len(coords)} | found
+    return {"tiles": len(coords), "copies": copies} | found
 
 
 def random_encoder(model: str, folder: Path) -> Encoder:
@@ -196,7 +209,9 @@ def random_encoder(model: str, folder: Path) -> Encoder:
     return resolve(EncoderEntry(name=f"timm:{model}", checkpoint=str(path)), Path())
 
 
-def measure_model(arguments: argparse.Namespace, precision: str, cpus: int) -> dict[str, float]:
+def measure_model(
+    arguments: argparse.Namespace, precision: str, cpus: int, read: dict[Path, float]
+) -> dict[str, float]:
     """A network alone, and in the engine, over all slides."""
     import torch
 
@@ -204,7 +219,8 @@ def measure_model(arguments: argparse.Namespace, precision: str, cpus: int) -> d
 
     parts = [tissue_tiles(path, 0, arguments.tiles) for path in arguments.slide]
     works = [Work(i, source, coords) for i, (source, coords) in enumerate(parts)]
-    count = sum(len(work.coords) for work in works)
+    tiles = sum(len(work.coords) for work in works)
+    reading_s = sum(len(work.coords) / read[work.source.path] for work in works)
     settings = Settings(
         precision, "float32", False, TILE_PX, cpus=cpus, device=arguments.device,
         batch_size=arguments.batch_size, compiled=arguments.compile,
@@ -227,7 +243,7 @@ def measure_model(arguments: argparse.Namespace, precision: str, cpus: int) -> d
             batch = session.batch_size
             images = torch.randn(batch, 3, 224, 224, device=device)
             kinds = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-            repeats = max(1, count // batch)
+            repeats = max(1, tiles // batch)
 
             def alone() -> None:
                 with (
@@ -242,9 +258,18 @@ def measure_model(arguments: argparse.Namespace, precision: str, cpus: int) -> d
             waited.clear()
             found = medians(
                 arguments.rounds,
-                {"model alone": (repeats * batch, alone), "engine": (count, engine)},
+                {"model alone": (repeats * batch, alone), "engine": (tiles, engine)},
             )
-    return {"tiles": count, "batch": batch} | found | {"waited": statistics.median(waited)}
+    bound = 1 / (1 / found["model alone"] + reading_s / tiles)
+    return (
+        {"tiles": tiles, "batch": batch}
+        | found
+        | {
+            "waited": statistics.median(waited),
+            "bound": bound,
+            "ratio": found["engine"] / bound,
+        }
+    )
 
 
 def main() -> None:
@@ -262,17 +287,15 @@ def main() -> None:
     arguments = parser.parse_args()
     cpus = available_cpus()
     results: dict[str, dict[str, float]] = {}
-    slowest = float("inf")
+    read: dict[Path, float] = {}
     for path in arguments.slide:
         for offset in (0, OFFSET):
             found = measure_reading(path, offset, cpus, arguments.rounds, 4000)
             found["ratio"] = found["engine + rgb-mean"] / found["loop + rgb-mean"]
             results[f"{path.name}, offset {offset}"] = found
-        slowest = min(slowest, results[f"{path.name}, offset 0"]["readers"])
+        read[path] = results[f"{path.name}, offset 0"]["readers"]
     for precision in arguments.precision or ["fp32", "bf16"]:
-        found = measure_model(arguments, precision, cpus)
-        bound = 1 / (1 / found["model alone"] + 1 / slowest)
-        found |= {"bound": bound, "ratio": found["engine"] / bound}
+        found = measure_model(arguments, precision, cpus, read)
         results[f"{arguments.model}, {precision}"] = found
     peak = (getrusage(RUSAGE_SELF).ru_maxrss + getrusage(RUSAGE_CHILDREN).ru_maxrss) / 1024
     results["memory"] = {"peak_mb": peak}

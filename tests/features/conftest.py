@@ -4,6 +4,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
+import torch
 
 from slidemill.features import rgb_mean
 from slidemill.features.build import HostEncoder
@@ -45,6 +46,12 @@ class Kept:
         outcome = self.outcomes[slide]
         assert isinstance(outcome, Done), outcome
         return self.features[slide][outcome.sound]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """Tests run side by side: networks that all take every core wait for each other."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture
