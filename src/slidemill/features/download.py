@@ -4,6 +4,7 @@ Files of the Hugging Face hub go into its cache; files at an address of their ow
 would have put them by hand, complete or not at all.
 """
 
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -89,16 +90,19 @@ def _said_in_words(weights: HubFile, by_hand: Path | None) -> Iterator[None]:
     )
 
     page = weights.page
+    aside = f", or put the file at {by_hand}" if by_hand is not None else ""
+    # The hub's library says itself when it tries again; once is enough.
+    logging.getLogger("huggingface_hub").propagate = False
     try:
         yield
     except GatedRepoError:
         raise WeightsError(
-            f"{page} is gated: accept its terms there, then set HF_TOKEN to a token of yours."
+            f"{page} is gated: accept its terms there, then set HF_TOKEN to a token of yours"
+            f"{aside}."
         ) from None
     except (RepositoryNotFoundError, HFValidationError):
         raise WeightsError(f"{page}: there is no such page, or it needs HF_TOKEN.") from None
     except LocalEntryNotFoundError as error:
-        aside = f", or put the file at {by_hand}" if by_hand is not None else ""
         raise WeightsError(
             f"{page} cannot be reached ({error.__cause__ or error}). Run this where there is "
             f"network, with HF_HOME set to a folder that both machines see{aside}."
