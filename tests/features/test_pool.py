@@ -78,6 +78,28 @@ def test_a_bug_in_a_reader_ends_the_job_with_its_traceback(mixed, on_evil):
     assert "def bug" in str(caught.value.__cause__) or "in bug" in str(caught.value.__cause__)
 
 
+def test_a_small_slide_is_read_by_one_reader_while_the_other_goes_ahead(
+    disc_slide, tmp_path, monkeypatch
+):
+    real = pool.answer
+
+    def answer(chunk, slides, out):
+        (tmp_path / f"{chunk.source.path.stem}-{os.getpid()}").touch()
+        return real(chunk, slides, out)
+
+    monkeypatch.setattr(pool, "answer", answer)
+    works = []
+    for number in range(8):
+        link = tmp_path / f"slide{number}.tif"
+        link.symlink_to(disc_slide)
+        works.append(Work(number, Source(link, "auto", GEOMETRY), COORDS[:50]))
+    sink = run_engine(works, crew=Crew(2, 1), tiles=32, slots=12)
+    assert all(len(sink.of(number)) == 50 for number in range(8))
+    by_one = [len(list(tmp_path.glob(f"slide{number}-*"))) == 1 for number in range(8)]
+    # The last slides are shared, since there is nothing else to do.
+    assert sum(by_one) >= 5
+
+
 def test_readers_are_gone_afterwards(works):
     run_engine(works, crew=Crew(2, 2))
     assert multiprocessing.active_children() == []

@@ -234,7 +234,9 @@ def hub(server, monkeypatch):
 
 
 def test_a_gated_page_asks_to_accept_its_terms(hub):
-    with pytest.raises(WeightsError, match=r"owner/gated is gated: accept its terms.*HF_TOKEN.*put the file at"):
+    with pytest.raises(
+        WeightsError, match=r"owner/gated is gated: accept its terms.*HF_TOKEN.*put the file at"
+    ):
         downloads.download(GATED)
 
 

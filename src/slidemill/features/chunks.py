@@ -38,7 +38,7 @@ class Source:
     geometry: TileGeometry
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Chunk:
     """Tiles that are read together.
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 
 from slidemill.artifacts.workers import (
     Lost,
@@ -28,7 +29,7 @@ from slidemill.artifacts.workers import (
     end_opencvs_threads,
     portable,
 )
-from slidemill.features.chunks import Answer, Chunk, OpenSlides, answer
+from slidemill.features.chunks import OPEN_SLIDES, Answer, Chunk, OpenSlides, answer
 from slidemill.features.ring import Ring
 
 QUEUED = 1
@@ -60,6 +61,7 @@ class _Reader:
     pipe: Connection
     under_way: dict[int, tuple[Chunk, float]] = field(default_factory=dict)
     alone: bool = False
+    open_slides: deque[Path] = field(default_factory=lambda: deque(maxlen=OPEN_SLIDES))
 
 
 class ReaderPool:
@@ -120,9 +122,26 @@ class ReaderPool:
             reader = min(free, key=lambda one: len(one.under_way))
             if len(reader.under_way) >= self._crew.threads + QUEUED:
                 break
-            self._give(reader, self._pending.popleft())
+            chunk = self._next_for(reader)
+            self._pending.remove(chunk)
+            self._give(reader, chunk)
+
+    def _next_for(self, reader: _Reader) -> Chunk:
+        """The first chunk of a slide that this reader has open, or none has; else the first.
+
+        A small slide is then opened once, and what its chunks share decoded once, while the other
+        readers go ahead to the next.
+        """
+        others = {path for one in self._readers if one is not reader for path in one.open_slides}
+        for chunk in self._pending:
+            path = chunk.source.path
+            if path in reader.open_slides or path not in others:
+                return chunk
+        return self._pending[0]
 
     def _give(self, reader: _Reader, chunk: Chunk) -> None:
+        if chunk.source.path not in reader.open_slides:
+            reader.open_slides.append(chunk.source.path)
         reader.under_way[chunk.number] = (chunk, time.monotonic() + self._crew.seconds)
         # A reader that has died meanwhile shows when its answer is awaited.
         with suppress(OSError):
