@@ -5,7 +5,7 @@ Heavy libraries are imported in the job that needs them, so that the light ones 
 """
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from slidemill.artifacts.manifest import (
     merge,
     write_manifest,
 )
-from slidemill.artifacts.parquet import read_rows
+from slidemill.artifacts.parquet import Row, read_rows
 from slidemill.config import STAGES
 from slidemill.errors import ConfigError, Problem
 from slidemill.plan import EncoderPlan, Plan
@@ -142,12 +142,12 @@ def features(plan: Plan, unit: EncoderPlan, buckets: Iterable[str], threads: int
     since = not_before(plan, "features")
     loop = SlideLoop(unit.features, plan.results, ".h5", None, read, since, _pace(plan, threads))
     with Session(unit.encoder, settings) as session:
-        for bucket in buckets:
-            slides = read_rows(plan.bucket_path(plan.cohort, bucket), "slides")
-            upstream = read_rows(plan.bucket_path(unit.tiles, bucket), "manifest")
-            run = FeaturesRun(loop, unit.encoder, settings, mpp)
-            found = run.run(session, slides, upstream, unit.tiles)
-            write_manifest(plan.bucket_path(unit.features, bucket), found, unit.features)
+
+        def run(slides: Sequence[Row], upstream: Sequence[Row], above: StageId) -> list[Row]:
+            bucket = FeaturesRun(loop, unit.encoder, settings, mpp)
+            return bucket.run(session, slides, upstream, above)
+
+        _run(plan, loop, unit.tiles, buckets, run)
 
 
 def gather(plan: Plan, stage: StageId) -> Path:
@@ -245,8 +245,14 @@ def _pace(plan: Plan, threads: int) -> Pace:
     return Pace(cpus=threads, seconds=plan.config.cohort.slide_seconds)
 
 
-def _run(plan: Plan, loop: SlideLoop, above: StageId, buckets: Iterable[str]) -> None:
-    """Run a loop over buckets and write their manifests."""
+def _run(
+    plan: Plan,
+    loop: SlideLoop,
+    above: StageId,
+    buckets: Iterable[str],
+    run: Callable[[Sequence[Row], Sequence[Row], StageId], list[Row]] | None = None,
+) -> None:
+    """Work through buckets, by the loop or by a stage's own way, and write their manifests."""
     for bucket in buckets:
         slides = read_rows(plan.bucket_path(plan.cohort, bucket), "slides")
         upstream = (
@@ -254,5 +260,5 @@ def _run(plan: Plan, loop: SlideLoop, above: StageId, buckets: Iterable[str]) ->
             if above is plan.cohort
             else read_rows(plan.bucket_path(above, bucket), "manifest")
         )
-        found = loop.run(slides, upstream, above)
+        found = (run or loop.run)(slides, upstream, above)
         write_manifest(plan.bucket_path(loop.stage, bucket), found, loop.stage)

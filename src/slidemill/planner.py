@@ -15,7 +15,7 @@ from slidemill.artifacts.folder import StageId
 from slidemill.cohort.sheet import Sheet, read_sheet
 from slidemill.config import Config, FeaturesConfig, TaskConfig, TilesConfig
 from slidemill.errors import ConfigError, Problem
-from slidemill.features.encoders import Encoder, resolve
+from slidemill.features.encoders import Encoder, check_fit, resolve
 from slidemill.plan import CellPlan, EncoderPlan, Plan, PretrainPlan
 from slidemill.tiles.keep import Limits
 
@@ -115,6 +115,7 @@ def _check_against_sheet(config: Config, sheet: Sheet) -> None:
 
 def _plan_encoder(config: Config, encoder: Encoder, tissue: StageId) -> EncoderPlan:
     tile_px, mpp = _tile_size(config.tiles, encoder)
+    check_fit(encoder, tile_px, config.features.tokens)
     label = f"{tile_px}px-{mpp:g}mpp"
     settings = config.tiles
     candidates = StageId(

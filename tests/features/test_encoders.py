@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from slidemill.config import EncoderEntry
 from slidemill.errors import ConfigError, WeightsError
 from slidemill.features.build import HostEncoder, build
-from slidemill.features.encoders import Encoder, find_spec, misfit, resolve
+from slidemill.features.encoders import Encoder, check_fit, find_spec, misfit, resolve
 from slidemill.features.registry import ENCODERS
 from slidemill.features.spec import HubFile
 from slidemill.features.weights import Weights, weights_of_file
@@ -199,9 +199,18 @@ def test_tables_that_are_not_stored_are_made_anew(tmp_path):
         assert torch.allclose(built(tiles).features, expected, atol=1e-4)
 
 
-def test_tokens_of_encoders_that_have_none_are_refused():
-    with pytest.raises(ConfigError, match="rgb-mean has no patch tokens"):
-        build(resolve(entry("rgb-mean"), None), tokens=True)
+def test_what_an_encoder_cannot_do_is_refused_before_anything_is_computed():
+    def chosen(name):
+        return Encoder(find_spec(name), None, own_weights=False, output=find_spec(name).outputs[0])
+
+    with pytest.raises(ConfigError, match="plip has no patch tokens"):
+        check_fit(chosen("plip"), 224, tokens=True)
+    with pytest.raises(
+        ConfigError, match=r"exactly 224 px, not of 256 px\. Set tiles\.tile_px to 224"
+    ):
+        check_fit(chosen("h-optimus-1"), 256, tokens=False)
+    for name, tile_px in (("plip", 256), ("h-optimus-1", 224), ("uni", 256), ("timm:a", 99)):
+        check_fit(chosen(name), tile_px, tokens=name != "plip")
 
 
 def test_plain_timm_names_are_specs():

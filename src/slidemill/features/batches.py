@@ -36,12 +36,29 @@ class Batch:
         segments: Slide and rows of the tiles, in order.
     """
 
-    def __init__(self, size: int, tile_px: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        size: int,
+        tile_px: int,
+        device: torch.device,
+        stream: "torch.cuda.Stream | None" = None,
+    ) -> None:
+        """Take memory.
+
+        Args:
+            size: Tiles.
+            tile_px: Edge of a tile, pixels.
+            device: Where.
+            stream: On CUDA, what copies; the same one for all batches, so that copies end in the
+                order in which they were asked for, also those of a chunk that two batches share.
+        """
         self.size = size
         self.count = 0
         self.tiles = torch.zeros((size, tile_px, tile_px, 3), dtype=torch.uint8, device=device)
         self.segments: list[tuple[int, npt.NDArray[np.int64]]] = []
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._stream = stream
+        # No copy may come before the memory has been cleared.
+        self._used = torch.cuda.current_stream(device).record_event() if stream else None
         self._copies: deque[tuple[torch.cuda.Event, Callable[[], None]]] = deque()
 
     @property
@@ -61,6 +78,9 @@ class Batch:
         if self._stream is None:
             target.copy_(source)
         else:
+            if self._used is not None:
+                self._stream.wait_event(self._used)
+                self._used = None
             with torch.cuda.stream(self._stream):
                 target.copy_(source, non_blocking=True)
         self.segments.append((slide, rows[:taken]))
@@ -88,8 +108,8 @@ class Batch:
     def clear(self, used: "torch.cuda.Event | None") -> None:
         """Make room for other tiles, which are not copied before the device is done with these."""
         self.count, self.segments = 0, []
-        if self._stream is not None and used is not None:
-            self._stream.wait_event(used)
+        # Not waited for here: the copies to the next batch go by the same stream and need not wait.
+        self._used = used
 
 
 def find_batch_size(run: Callable[[Tensor], object], tile_px: int, device: torch.device) -> int:

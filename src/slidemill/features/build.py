@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from slidemill.errors import ConfigError, Problem, WeightsError
+from slidemill.errors import WeightsError
 from slidemill.features.encoders import Encoder
 from slidemill.features.spec import Preprocessing
 
@@ -44,14 +44,9 @@ def build(encoder: Encoder, tokens: bool = False) -> "HostEncoder | TorchEncoder
         float32, in evaluation mode, without gradients.
 
     Raises:
-        ConfigError: If the encoder is not known to its library, or has no patch tokens though
-            they are wanted.
+        ConfigError: If the encoder is not known to its library.
         WeightsError: If the weights do not fit; random ones never take their place.
     """
-    if tokens and not has_patches(encoder):
-        what = f"tokens: true, but {encoder.spec.name} has no patch tokens"
-        problem = Problem("features.tokens", what, "Set it to false, or leave this encoder out")
-        raise ConfigError("features", [problem])
     if encoder.spec.builder == "handcrafted":
         return _handcrafted(encoder)
     from slidemill.features.torch_encoder import TorchEncoder
@@ -60,13 +55,6 @@ def build(encoder: Encoder, tokens: bool = False) -> "HostEncoder | TorchEncoder
     preprocessing = encoder.spec.preprocessing or _own_preprocessing(network)
     built = TorchEncoder(network, preprocessing, encoder.output, tokens=tokens)
     return built.float().eval().requires_grad_(False)
-
-
-def has_patches(encoder: Encoder) -> bool:
-    """Whether patch tokens can be had of an encoder; of plain timm names it is not known before."""
-    return encoder.spec.patch_px is not None or (
-        encoder.spec.builder == "timm" and encoder.spec.width is None
-    )
 
 
 def build_network(encoder: Encoder) -> "Network":

@@ -67,9 +67,9 @@ class DeviceRunner:
             batch_size = find_batch_size(self._run, tile_px, self._device)
             log.info("batches of %d tiles", batch_size)
         self.batch_size = batch_size
+        stream = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
         self._batches = [
-            Batch(batch_size, tile_px, self._device)
-            for _ in range(2 if self._device.type == "cuda" else 1)
+            Batch(batch_size, tile_px, self._device, stream) for _ in range(2 if stream else 1)
         ]
         self._current = 0
         self._waited_s = 0.0

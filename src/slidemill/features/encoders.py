@@ -124,6 +124,29 @@ def resolve(entry: EncoderEntry, folder: Path) -> Encoder:
     return Encoder(spec, find_weights(spec), own_weights=False, output=output)
 
 
+def check_fit(encoder: Encoder, tile_px: int, tokens: bool) -> None:
+    """See that an encoder can do what is asked of it, before anything is computed.
+
+    Args:
+        encoder: The encoder.
+        tile_px: Edge of the tiles, pixels.
+        tokens: Whether its patch tokens are to be kept.
+
+    Raises:
+        ConfigError: If it takes tiles of another size only, or is a network without patch tokens.
+            Of plain timm names both are known only when they are built.
+    """
+    spec = encoder.spec
+    if tokens and spec.needs_weights and spec.width is not None and spec.patch_px is None:
+        what = f"{spec.name} has no patch tokens"
+        todo = "Set features.tokens to false, or leave this encoder out"
+        raise _problem(what, todo)
+    prepared = spec.preprocessing
+    if prepared and prepared.resize_px is None and tile_px != prepared.crop_px:
+        what = f"{spec.name} takes tiles of exactly {prepared.crop_px} px, not of {tile_px} px"
+        raise _problem(what, f"Set tiles.tile_px to {prepared.crop_px}, or to auto")
+
+
 def misfit(encoder: Encoder, tile_px: int, mpp: float | None) -> str | None:
     """What to tell a user whose tiles are not those that an encoder was made for.
 
