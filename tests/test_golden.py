@@ -9,14 +9,16 @@ import os
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from features.conftest import run_engine
 from slidemill import versions
-from slidemill.config import AbmilConfig, LinearProbeConfig, PretrainRun, TissueConfig
-from slidemill.evaluate.abmil import fit_abmil
-from slidemill.evaluate.linear_probe import fit_linear_probe
+from slidemill.config import AbmilConfig, MilConfig, PretrainRun, TissueConfig
+from slidemill.evaluate.mil.bags import ListBags
+from slidemill.evaluate.mil.train import cross_fit
+from slidemill.evaluate.mil.units import BagUnit, Settings
+from slidemill.evaluate.probes import PROBES
+from slidemill.evaluate.probes.base import Settings as ProbeSettings
 from slidemill.features import hed_texture, rgb_mean
 from slidemill.features.build import HostEncoder
 from slidemill.features.chunks import Source
@@ -30,7 +32,8 @@ from slidemill.slides.overview import read_overview
 from slidemill.slides.pyramid import write_pyramid
 from slidemill.slides.reader import Slide
 from slidemill.slides.synthetic import SlideSpec, paint_slide
-from slidemill.splits.folds import make_folds
+from slidemill.splits.k_fold import k_fold_units
+from slidemill.splits.targets import Targets
 from slidemill.tiles.coverage import mask_fraction
 from slidemill.tiles.grid import exact_grid, tile_geometry
 from slidemill.tiles.reading import read_qualities
@@ -77,9 +80,10 @@ def outputs(tmp_path_factory):
             version = versions.FEATURES * 1000 + ENCODERS[name].algorithm_version
             record(name, version, features.mean(axis=0))
     ids = [f"p{i:02d}" for i in range(20)]
-    labels = ["ab"[i % 2] for i in range(20)]
-    patients = pd.DataFrame({"slide_id": ids, "patient_id": ids, "label": labels})
-    record("splits", versions.SPLITS, make_folds(patients, folds=4, repeats=2, seed=0)["fold"])
+    targets = Targets("binary", ("b",), np.arange(20.0)[:, None] % 2, "a")
+    units = k_fold_units(ids, targets, folds=4, repeats=2, seed=0)
+    fold_of = {(unit.repeat, patient): unit.fold for unit in units for patient in unit.test}
+    record("splits", versions.SPLITS, [fold_of[r, p] for r in (0, 1) for p in ids])
     record("pretrain", versions.PRETRAIN, _pretrain())
     record("evaluate", versions.EVALUATE, _evaluate())
     return found
@@ -103,12 +107,21 @@ def _pretrain():
 
 def _evaluate():
     rng = np.random.default_rng(0)
-    labels = np.arange(12, dtype=np.int64) % 2
-    bags = [(rng.standard_normal((9, 4)) + y).astype(np.float32) for y in labels]
-    abmil = fit_abmil(bags, labels, AbmilConfig(epochs=3, width=8, attention_width=4), seed=0)
-    means = np.stack([bag.mean(axis=0) for bag in bags])
-    probe = fit_linear_probe(means, labels, LinearProbeConfig(), seed=0)
-    return [*abmil.predict(bags)[0], *probe.predict(means)]
+    targets = Targets("binary", ("b",), np.arange(12.0)[:, None] % 2, "a")
+    bags = [(rng.standard_normal((9, 4)) + y).astype(np.float32) for y in targets.values[:, 0]]
+    none, everyone = np.zeros(0, np.int64), np.arange(12)
+    units = [BagUnit("one", everyone, none, everyone, 0)]
+    settings = Settings(MilConfig(epochs=3, width=8), AbmilConfig(attention_width=4))
+    found = [
+        cross_fit(name, ListBags(bags), targets, units, settings, seed=0)[0].scores[:, 0]
+        for name in ("abmil", "mean-pool", "max-pool")
+    ]
+    means = np.stack([bag.mean(axis=0) for bag in bags]).astype(np.float64)
+    patients = [f"p{i:02d}" for i in range(12)]
+    for name in ("linear-probe", "knn", "simpleshot"):
+        probe = PROBES[name].fit(means, targets, patients, ProbeSettings(), inner_folds=3, seed=0)
+        found.append(probe.predict(means)[:, 0])
+    return np.concatenate(found)
 
 
 def test_results_change_only_with_their_version(outputs):

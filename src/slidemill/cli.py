@@ -232,7 +232,8 @@ def evaluate(
     from slidemill import jobs
 
     plan = _plan(config)
-    stages = [cell.stage for cell in plan.cells] + list(plan.evaluate.values())
+    stages = [*plan.summaries.values()] if plan.cells else []
+    stages += [cell.stage for cell in plan.cells] + list(plan.evaluate.values())
     for name in [run] if run else [stage.name for stage in stages]:
         jobs.evaluate(plan, name, threads)
 

@@ -40,7 +40,12 @@ DEMO: dict[str, Any] = {
             }
         ]
     },
-    "evaluate": {"tasks": [{"name": "grade", "column": "label"}]},
+    "evaluate": {
+        "tasks": [{"name": "grade", "column": "label"}],
+        "models": ["abmil", "linear-probe", "knn"],
+        "site": "site",
+        "retrieval": True,
+    },
 }
 """What the demo's configuration sets otherwise than the defaults."""
 

@@ -185,7 +185,8 @@ def splits(plan: Plan, task: str) -> Path:
 
     config = plan.config.evaluate
     chosen = next(one for one in config.tasks if one.name == task)
-    given = Path(config.splits) if config.splits else None
+    named = chosen.splits or config.splits
+    given = plan.folder / named if named else None
     path = plan.manifest_path(plan.cohort)
     return run(plan.splits[task], plan.results, path, chosen, config, given)
 
@@ -201,14 +202,21 @@ def pretrain(plan: Plan, name: str, threads: int) -> Path:
 
 
 def evaluate(plan: Plan, name: str, threads: int) -> Path:
-    """Cross-validate one model on one input, or compare the models of a task."""
-    from slidemill.evaluate.stage import run_cell, run_task
-
+    """Summarise features, run one row of a comparison, or compare the models of a task."""
     for task, stage in plan.evaluate.items():
         if stage.name == name:
+            from slidemill.evaluate.comparison import run_task
+
             return run_task(plan, task)
+
+    from slidemill.device import choose_device
+    from slidemill.evaluate.stage import run_cell, run_summary
+
+    for unit in plan.encoders:
+        if plan.summaries[unit.encoder.label].name == name:
+            return run_summary(plan, unit)
     cell = _named(plan.cells, name, "evaluate", lambda cell: cell.stage)
-    return run_cell(plan, cell, "cpu", threads)
+    return run_cell(plan, cell, choose_device(plan.config.evaluate.device), threads)
 
 
 def report(plan: Plan) -> Path:

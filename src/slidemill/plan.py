@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 from slidemill.artifacts.digest import bucket_of, digest_of
 from slidemill.artifacts.folder import StageId
 from slidemill.cohort.sheet import Sheet, SheetRow
-from slidemill.config import Config, PretrainRun, TaskConfig
+from slidemill.config import Config, ModelEntry, PretrainRun, TaskConfig
+from slidemill.config.evaluate import InputKind
 from slidemill.features.encoders import Encoder
 
 
@@ -54,19 +54,27 @@ class CellPlan:
 
     Attributes:
         task: The task.
-        model: The model.
-        source: What the model is given, for people: `hed-texture` or `hed-texture/dino`.
+        model: Its name in tables.
+        entry: The model with its settings; None for retrieval.
+        source: What it is given, for people: `uni`, `uni/dino` or `uni+uni/dino`.
+        kind: What it is given: tiles, slides or both.
+        control: Which control it is; empty for results.
         encoder: The tile encoder.
         pretrain: The slide encoders by (repeat, fold), or the one for all under (-1, -1); empty
-            where the model reads tile features.
+            where no slide embedding is read.
+        summary: Identity of the summary of the features.
         stage: Its identity.
     """
 
     task: TaskConfig
-    model: Literal["abmil", "linear-probe"]
+    model: str
+    entry: ModelEntry | None
     source: str
+    kind: InputKind
+    control: str
     encoder: EncoderPlan
     pretrain: Mapping[tuple[int, int], PretrainPlan]
+    summary: StageId
     stage: StageId
 
 
@@ -84,7 +92,8 @@ class Plan:
         encoders: Tile encoders in the order of the configuration.
         splits: Identity of the folds of each task, by its name.
         pretrain: Every training.
-        cells: Every row of the comparison.
+        summaries: Identity of the summary of each tile encoder's features, by its label.
+        cells: Every row of every comparison.
         evaluate: Identity of each task's comparison, by its name.
         report: Identity of the report.
     """
@@ -98,6 +107,7 @@ class Plan:
     encoders: tuple[EncoderPlan, ...]
     splits: Mapping[str, StageId]
     pretrain: tuple[PretrainPlan, ...]
+    summaries: Mapping[str, StageId]
     cells: tuple[CellPlan, ...]
     evaluate: Mapping[str, StageId]
     report: StageId
@@ -170,6 +180,10 @@ class Plan:
         name = "cohort.parquet" if stage.stage == "cohort" else "manifest.parquet"
         return stage.folder(self.results) / name
 
+    def summary_path(self, stage: StageId) -> Path:
+        """The last file that a summary of features writes."""
+        return stage.folder(self.results) / "summary.parquet"
+
     def metrics_path(self, stage: StageId) -> Path:
         """The last file that a cell or a comparison writes."""
         return stage.folder(self.results) / "metrics.parquet"
@@ -209,7 +223,7 @@ class Plan:
 
     def cell_inputs(self, cell: CellPlan) -> list[Path]:
         """What a model waits for."""
-        paths = [self.manifest_path(cell.encoder.features), self.splits_path(cell.task.name)]
+        paths = [self.summary_path(cell.summary), self.splits_path(cell.task.name)]
         return paths + [self.manifest_path(unit.stage) for unit in cell.pretrain.values()]
 
     def comparison_inputs(self, task: str) -> list[Path]:

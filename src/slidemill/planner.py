@@ -13,10 +13,17 @@ from slidemill.artifacts import formats
 from slidemill.artifacts.digest import digest_of, file_sha256
 from slidemill.artifacts.folder import StageId
 from slidemill.cohort.sheet import Sheet, read_sheet
-from slidemill.config import Config, FeaturesConfig, TaskConfig, TilesConfig
+from slidemill.config import Config, FeaturesConfig, TilesConfig
 from slidemill.errors import ConfigError, Problem
 from slidemill.features.encoders import Encoder, check_fit, resolve
-from slidemill.plan import CellPlan, EncoderPlan, Plan, PretrainPlan
+from slidemill.plan import EncoderPlan, Plan, PretrainPlan
+from slidemill.planner_evaluate import (
+    check_evaluate,
+    folds_of,
+    plan_cells,
+    plan_splits,
+    plan_summary,
+)
 from slidemill.tiles.keep import Limits
 
 LIMITS = {field.name for field in fields(Limits)}
@@ -50,11 +57,10 @@ def make_plan(config: Config, folder: Path) -> Plan:
     encoders = tuple(
         _plan_encoder(config, resolve(entry, folder), tissue) for entry in config.features.entries()
     )
-    splits = {
-        task.name: _plan_splits(config, task, sheet, folder) for task in config.evaluate.tasks
-    }
-    pretrain = tuple(_plan_pretrain(config, encoders, splits, sheet))
-    cells = tuple(_plan_cells(config, encoders, splits, pretrain))
+    splits = {task.name: plan_splits(config, task, sheet, folder) for task in config.evaluate.tasks}
+    pretrain = tuple(_plan_pretrain(config, encoders, splits, sheet, folder))
+    summaries = {unit.encoder.label: plan_summary(unit) for unit in encoders}
+    cells = tuple(plan_cells(config, encoders, summaries, splits, pretrain))
     evaluate = {
         task.name: StageId(
             "evaluate",
@@ -71,7 +77,7 @@ def make_plan(config: Config, folder: Path) -> Plan:
     report = StageId("report", "report", formats.METRICS, versions.REPORT, rows, above)
     return Plan(
         config, sheet, folder, folder / config.results, cohort, tissue, encoders, splits, pretrain,
-        cells, evaluate, report,
+        summaries, cells, evaluate, report,
     )  # fmt: skip
 
 
@@ -95,11 +101,7 @@ def _check_against_sheet(config: Config, sheet: Sheet) -> None:
     if config.tissue.method == "import" and not any(row.tissue for row in sheet.rows):
         what = "import, and the sheet has no tissue column with files"
         problems.append(Problem("tissue.method", what, "Add the column, or choose another method"))
-    for number, task in enumerate(config.evaluate.tasks):
-        if task.column not in sheet.label_columns:
-            has = ", ".join(sheet.label_columns) or "none"
-            what = f"the sheet has no label column {task.column!r}"
-            problems.append(Problem(f"evaluate.tasks.{number}.column", what, f"It has: {has}"))
+    problems += list(check_evaluate(config, sheet))
     trains = {row.split for row in sheet.rows}
     for number, run in enumerate(config.pretrain.runs):
         where = f"pretrain.runs.{number}.patients"
@@ -184,26 +186,6 @@ def _tile_size(tiles: TilesConfig, encoder: Encoder) -> tuple[int, float]:
     return tile_px, float(resolved)
 
 
-def _plan_splits(config: Config, task: TaskConfig, sheet: Sheet, folder: Path) -> StageId:
-    evaluate = config.evaluate
-    parameters: dict[str, object] = {
-        "task": task.model_dump(mode="json", exclude=BATCH_ONLY),
-        "folds": evaluate.folds,
-        "repeats": evaluate.repeats,
-        "seed": evaluate.seed,
-        "rows": digest_of(
-            sorted([r.slide_id, r.patient_id, r.labels.get(task.column)] for r in sheet.rows)
-        ),
-    }
-    if evaluate.splits is not None:
-        path = folder / evaluate.splits
-        if not path.is_file():
-            problem = Problem("evaluate.splits", f"{path}: there is no such file", "Mend the path")
-            raise ConfigError("of this run", [problem])
-        parameters["given"] = file_sha256(path)
-    return StageId("splits", task.name, formats.SPLITS, versions.SPLITS, parameters)
-
-
 def _rows_digest(sheet: Sheet) -> str:
     """Digest of who the slides are, for stages that read the whole cohort."""
     return digest_of(sorted([row.slide_id, row.patient_id, row.split or ""] for row in sheet.rows))
@@ -214,14 +196,14 @@ def _plan_pretrain(
     encoders: Sequence[EncoderPlan],
     splits: Mapping[str, StageId],
     sheet: Sheet,
+    folder: Path,
 ) -> list[PretrainPlan]:
     plans = []
     rows = _rows_digest(sheet)
     folds = [
         (task.name, repeat, fold)
         for task in config.evaluate.tasks
-        for repeat in range(config.evaluate.repeats)
-        for fold in range(config.evaluate.folds)
+        for repeat, fold in folds_of(config.evaluate, task, sheet, folder)
     ]
     for run in config.pretrain.runs:
         units = folds if run.patients == "per-fold" else [(None, -1, -1)]
@@ -239,50 +221,3 @@ def _plan_pretrain(
                 )
                 plans.append(PretrainPlan(run, encoder, task, repeat, fold, stage))
     return plans
-
-
-def _plan_cells(
-    config: Config,
-    encoders: Sequence[EncoderPlan],
-    splits: Mapping[str, StageId],
-    pretrain: Sequence[PretrainPlan],
-) -> list[CellPlan]:
-    evaluate = config.evaluate
-    cells = []
-    for task in evaluate.tasks:
-        for model in evaluate.models:
-            settings = evaluate.abmil if model == "abmil" else evaluate.linear_probe
-            parameters = {
-                "task": task.model_dump(mode="json", exclude=BATCH_ONLY),
-                "model": model,
-                "settings": settings.model_dump(mode="json"),
-                "seed": evaluate.seed,
-            }
-            for encoder in encoders:
-                for source, encoders_of_folds in _inputs(model, task, encoder, pretrain):
-                    upstream = (
-                        splits[task.name],
-                        encoder.features,
-                        *(plan.stage for plan in encoders_of_folds.values()),
-                    )
-                    label = f"{task.name}-{model}-{source}".replace("/", "-").replace(":", "-")
-                    stage = StageId(
-                        "evaluate", label, formats.PREDICTIONS, versions.EVALUATE, parameters,
-                        upstream,
-                    )  # fmt: skip
-                    cells.append(CellPlan(task, model, source, encoder, encoders_of_folds, stage))
-    return cells
-
-
-def _inputs(
-    model: str, task: TaskConfig, encoder: EncoderPlan, pretrain: Sequence[PretrainPlan]
-) -> list[tuple[str, dict[tuple[int, int], PretrainPlan]]]:
-    """What a model is run on: tile features, and for a probe every slide encoder's embeddings."""
-    name = encoder.encoder.label
-    found: dict[str, dict[tuple[int, int], PretrainPlan]] = {name: {}}
-    if model == "linear-probe":
-        for plan in pretrain:
-            if plan.encoder is encoder and plan.task in (None, task.name):
-                source = f"{name}/{plan.run.name}"
-                found.setdefault(source, {})[plan.repeat, plan.fold] = plan
-    return list(found.items())

@@ -1,7 +1,8 @@
 """What people ask about a run: how far it is, what came out, whether it is whole."""
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from rich.console import Console
@@ -12,8 +13,12 @@ from slidemill.artifacts.folder import StageId, read_dataset
 from slidemill.artifacts.hdf5 import open_hdf5
 from slidemill.artifacts.parquet import read_footer, read_parquet
 from slidemill.errors import ArtifactError
-from slidemill.evaluate.names import METRIC_LABELS
+from slidemill.evaluate.models import RETRIEVAL
+from slidemill.evaluate.names import METRIC_LABELS, metric_label
 from slidemill.plan import Plan
+
+SHOWN_METRICS = 3
+"""Metrics that the table on a terminal shows; the report shows all."""
 
 
 def console() -> Console:
@@ -88,22 +93,29 @@ def print_summary(plan: Plan, *, table: bool = True) -> None:
 
 
 def _results_table(task: str, metrics: pd.DataFrame) -> Table:
-    overall = metrics[metrics["fold"] < 0]
+    overall = metrics[(metrics["fold"] < 0) & (metrics["sample"] == "all")]
+    overall = overall[overall["target"].isin(["all", "macro"]) & (overall["model"] != RETRIEVAL)]
+    names = [name for name in METRIC_LABELS if name in set(overall["metric"])][:SHOWN_METRICS]
     counts = overall.iloc[0]
-    table = Table(title=f"{task}: {counts['n_patients']} patients, {counts['n_positive']} positive")
+    table = Table(title=f"{task}: {counts['n_patients']} patients")
     table.add_column("model")
     table.add_column("input")
-    for label in METRIC_LABELS.values():
-        table.add_column(f"{label} [95 % interval]", justify="right")
-    for (model, source), rows in overall.groupby(["model", "input"], sort=False):
+    for name in names:
+        table.add_column(f"{metric_label(name)} [95 % interval]", justify="right")
+    keys = ["model", "input", "control"]
+    for (model, source, control), rows in overall.groupby(keys, sort=False):
         values = {row["metric"]: row for row in rows.to_dict("records")}
-        cells = [
-            f"{values[name]['estimate']:.3f} "
-            rf"\[{values[name]['low']:.3f}, {values[name]['high']:.3f}]"
-            for name in METRIC_LABELS
-        ]
-        table.add_row(str(model), str(source), *cells)
+        cells = [_interval(values[name]) if name in values else "" for name in names]
+        style = "dim" if control else None
+        table.add_row(f"control: {control}" if control else str(model), str(source), *cells,
+                      style=style)  # fmt: skip
     return table
+
+
+def _interval(row: Mapping[Hashable, Any]) -> str:
+    if pd.isna(row["estimate"]):
+        return "undefined"
+    return rf"{row['estimate']:.3f} \[{row['low']:.3f}, {row['high']:.3f}]"
 
 
 def verify_all(plan: Plan) -> list[str]:
@@ -127,7 +139,8 @@ def _verify(plan: Plan) -> Iterator[str]:
         elif stage.stage != "cohort":
             yield from _verify_slides(folder, frame, stage)
     for stage in [cell.stage for cell in plan.cells] + list(plan.evaluate.values()):
-        for name in ("predictions", "metrics"):
+        names = ["predictions", "metrics"]
+        for name in names + (["comparisons"] if stage in plan.evaluate.values() else []):
             path = stage.folder(plan.results) / f"{name}.parquet"
             try:
                 read_parquet(path, name)

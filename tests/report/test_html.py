@@ -4,17 +4,10 @@ import re
 import numpy as np
 import pandas as pd
 
-from slidemill.evaluate.names import METRIC_LABELS
 from slidemill.report.choice import choose_slides
 from slidemill.report.figures import attention_overlay, histogram, loss_curves
-from slidemill.report.html import (
-    Estimate,
-    ReportPage,
-    ResultRow,
-    SlideSection,
-    TaskSection,
-    render,
-)
+from slidemill.report.html import ReportPage, SlideSection, render
+from slidemill.report.tasks import Estimate, Pair, ResultRow, ResultTable, TaskSection
 
 EVIL = "<script>alert(1)</script>"
 PIXELS = np.full((60, 80, 3), 230, np.uint8)
@@ -24,21 +17,23 @@ JPEG = attention_overlay(
 
 
 def page(**changes):
-    estimates = {name: Estimate(0.8, 0.7, 0.9, True) for name in METRIC_LABELS}
+    estimates = [Estimate(0.8, 0.7, 0.9, True), Estimate(None, None, None)]
+    row = ResultRow("abmil", EVIL, estimates, "saw")
+    table = ResultTable(EVIL, ["AUROC", "F1"], [row])
     full = ReportPage(
         cohort=EVIL,
         facts=[("slides", "3")],
         protocol=["sentence"],
-        metric_labels=METRIC_LABELS,
         tasks=[
             TaskSection(
                 "grade",
-                "label",
+                EVIL,
                 True,
-                9,
-                4,
-                [ResultRow("abmil", EVIL, estimates, "saw")],
-                "<svg></svg>",
+                [table, dataclasses.replace(table, open=False)],
+                "AUROC",
+                [Pair(EVIL, "b", estimates[0], "0.01", "0.02")],
+                3,
+                [("<svg></svg>", EVIL)],
             )
         ],
         slides=[SlideSection("best", EVIL, EVIL, EVIL, 0.5, 9, JPEG, JPEG)],
@@ -95,7 +90,14 @@ def test_the_same_page_has_the_same_bytes():
 def rows(labels, probabilities):
     ids = [f"s{i}" for i in range(len(labels))]
     return pd.DataFrame(
-        {"repeat": 0, "slide_id": ids, "label": labels, "probability": probabilities}
+        {
+            "target": "1",
+            "sample": "all",
+            "repeat": 0,
+            "slide_id": ids,
+            "label": labels,
+            "score": probabilities,
+        }
     )
 
 

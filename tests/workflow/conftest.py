@@ -29,7 +29,8 @@ CONFIG = {
         "tasks": [{"name": "grade", "column": "label"}],
         "folds": 2,
         "bootstrap": 100,
-        "abmil": {"epochs": 2, "width": 8, "attention_width": 4},
+        "mil": {"epochs": 2, "width": 8},
+        "controls": ["shuffled-labels", "tile-count"],
     },
 }
 

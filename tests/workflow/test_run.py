@@ -62,7 +62,9 @@ def test_no_encoder_saw_its_test_patients(finished):
     for folder in finished.results.glob("pretrain/*"):
         fold = json.loads((folder / "dataset.json").read_text())["Parameters"]["fold"]
         trained = set(json.loads((folder / "patients.json").read_text())["patients"])
-        tested = set(splits.loc[splits["fold"] == fold, "patient_id"])
+        tested = set(
+            splits.loc[(splits["fold"] == fold) & (splits["part"] == "test"), "patient_id"]
+        )
         assert trained
         assert not trained & tested
 
@@ -79,6 +81,7 @@ def test_h5py_and_pandas_alone_read_every_artifact(finished):
     assert kinds == {
         "slides", "cohort", "manifest", "tissue-mask", "candidates", "tiles", "features", "splits",
         "pretrain-metrics", "slide-embedding", "predictions", "metrics", "attention",
+        "feature-summary", "feature-moments", "comparisons",
     }  # fmt: skip
 
 

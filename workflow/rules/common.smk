@@ -12,6 +12,9 @@ RUN = {}
 FEATURES = {unit.features.name: unit for unit in PLAN.encoders}
 PRETRAIN = {unit.stage.name: unit for unit in PLAN.pretrain}
 CELLS = {cell.stage.name: cell for cell in PLAN.cells}
+SUMMARIES = {
+    PLAN.summaries[unit.encoder.label].name: unit.features for unit in PLAN.encoders
+}
 COMPARISONS = {stage.name: task for task, stage in PLAN.evaluate.items()}
 SPLITS = {stage.name: task for task, stage in PLAN.splits.items()}
 
@@ -80,6 +83,11 @@ def features_buckets(wildcards):
 
 def pretrain_inputs(wildcards):
     return [str(path) for path in PLAN.pretrain_inputs(PRETRAIN[wildcards.run])]
+
+
+def evaluate_features(wildcards):
+    """What a summary of features reads."""
+    return str(PLAN.manifest_path(SUMMARIES[wildcards.run]))
 
 
 def evaluate_inputs(wildcards):

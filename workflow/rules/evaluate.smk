@@ -1,3 +1,21 @@
+rule evaluate_summary:
+    input:
+        evaluate_features,
+        recompute=recompute("evaluate"),
+    output:
+        "<evaluate>/{run}/summary.parquet",
+    log:
+        "<logs>/evaluate/{run}.log",
+    conda:
+        "../../envs/cpu.yaml"
+    threads: 1
+    resources:
+        mem_mb=growing_mem(8000),
+        runtime=growing_time(120),
+    shell:
+        "slidemill evaluate --run {wildcards.run} --threads {threads} > {log} 2>&1"
+
+
 rule evaluate_run:
     input:
         evaluate_inputs,

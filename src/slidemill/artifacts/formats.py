@@ -3,16 +3,40 @@
 Importing this module fills the registry of `slidemill.artifacts.spec`.
 """
 
+from slidemill.artifacts.fields import COORDS, SLIDE_ID
+from slidemill.artifacts.formats_learn import (
+    ATTENTION,
+    COMPARISONS,
+    EMBEDDING,
+    METRICS,
+    MOMENTS,
+    PREDICTIONS,
+    PRETRAIN_METRICS,
+    SPLITS,
+    SUMMARY,
+)
 from slidemill.artifacts.spec import ArtifactSpec, Field, register
 
-_SLIDE_ID = Field("slide_id", "str", "The slide, as named in the sheet.")
-_COORDS = Field(
-    "coords",
-    "int64",
-    "Top-left corner (x, y) of each tile in level-0 pixels, in the order of the tiles.",
-    "(N, 2)",
-    chunks=(4096, 2),
-)
+__all__ = [
+    "ATTENTION",
+    "CANDIDATES",
+    "COHORT",
+    "COMPARISONS",
+    "COORDINATES",
+    "EMBEDDING",
+    "FEATURES",
+    "MANIFEST",
+    "METRICS",
+    "MOMENTS",
+    "PREDICTIONS",
+    "PRETRAIN_METRICS",
+    "SLIDES",
+    "SPLITS",
+    "SUMMARY",
+    "TILES",
+    "TISSUE",
+]
+
 _STATUS = (
     Field("status", "str", "`ok` or `failed`."),
     Field("failed_stage", "str", "The stage in which the slide failed.", nullable=True),
@@ -58,7 +82,7 @@ _SLIDE_FACTS = (
 )
 
 _MANIFEST_COLUMNS = (
-    _SLIDE_ID,
+    SLIDE_ID,
     *_STATUS,
     Field("path", "str", "The slide's file, relative to the stage's folder.", nullable=True),
     Field("sha256", "str", "sha256 of that file.", nullable=True),
@@ -107,7 +131,7 @@ SLIDES = register(
         1,
         "parquet",
         "What the slide files of a bucket are, as found when they were opened.",
-        (_SLIDE_ID, *_SLIDE_FACTS, *_STATUS),
+        (SLIDE_ID, *_SLIDE_FACTS, *_STATUS),
     )
 )
 COHORT = register(
@@ -118,7 +142,7 @@ COHORT = register(
         "The cohort, one row a slide: the sheet joined with what the slide files are. Columns that "
         "follow the ones named here are the sheet's labels, as text.",
         (
-            _SLIDE_ID,
+            SLIDE_ID,
             Field("patient_id", "str", "The patient; folds never part a patient's slides."),
             Field("split", "str", "The sheet's `split` column.", nullable=True),
             *_SLIDE_FACTS,
@@ -260,7 +284,7 @@ register(
         1,
         "hdf5",
         _FEATURES_DOC + " No longer written.",
-        (Field("features", "float32", "One row a tile.", "(N, D)", chunks=(256, 0)), _COORDS),
+        (Field("features", "float32", "One row a tile.", "(N, D)", chunks=(256, 0)), COORDS),
         attributes=_FEATURE_ATTRIBUTES,
     )
 )
@@ -279,7 +303,7 @@ FEATURES = register(
                 chunks=(256, 0),
                 also=("float16",),
             ),
-            _COORDS,
+            COORDS,
             Field(
                 "tokens",
                 "float32",
@@ -294,120 +318,6 @@ FEATURES = register(
             *_FEATURE_ATTRIBUTES,
             ("output", "what of the network's output the feature is: cls, mean, cls+mean, pooled"),
             ("precision", "arithmetic of the network: fp32, fp16, bf16"),
-        ),
-    )
-)
-SPLITS = register(
-    ArtifactSpec(
-        "splits",
-        1,
-        "parquet",
-        "Folds of a task: which patients are tested in which fold. Patients of the other folds "
-        "train. Labels are those the task sees (permuted if it shuffles them).",
-        (
-            Field("task", "str", "Name of the task."),
-            Field("repeat", "int64", "Repetition of the k-fold, from 0."),
-            Field("fold", "int64", "Fold in which the patient is tested, from 0."),
-            Field("patient_id", "str", "The patient."),
-            Field("label", "str", "The patient's label."),
-        ),
-    )
-)
-PRETRAIN_METRICS = register(
-    ArtifactSpec(
-        "pretrain-metrics",
-        1,
-        "parquet",
-        "The course of a pretraining run, one row a step.",
-        (
-            Field("step", "int64", "Step, from 0."),
-            Field("epoch", "int64", "Epoch, from 0."),
-            Field("loss", "float64", "DINO loss, nats."),
-            Field("learning_rate", "float64", "Learning rate of the step."),
-            Field("teacher_momentum", "float64", "Momentum of the teacher's average."),
-            Field("teacher_entropy", "float64", "Mean entropy of the teacher's outputs, nats."),
-            Field("kl_to_uniform", "float64", "KL of the teacher's mean output to uniform, nats."),
-            Field("gradient_norm", "float64", "Norm of the gradient before clipping."),
-            Field("seconds", "float64", "Wall time since the start, seconds."),
-        ),
-    )
-)
-EMBEDDING = register(
-    ArtifactSpec(
-        "slide-embedding",
-        1,
-        "hdf5",
-        "Embedding of a slide by a slide encoder.",
-        (Field("features", "float32", "The embedding.", "(D,)"),),
-        attributes=(
-            ("slide_encoder", "label of the pretraining run"),
-            ("encoder", "name of the tile encoder"),
-            ("checkpoint_sha256", "sha256 of the slide encoder's checkpoint"),
-        ),
-    )
-)
-PREDICTIONS = register(
-    ArtifactSpec(
-        "predictions",
-        1,
-        "parquet",
-        "Out-of-fold predictions, one row a slide, repeat and model: each is by a model that never "
-        "saw the patient.",
-        (
-            Field("task", "str", "Name of the task."),
-            Field("model", "str", "The model: abmil, linear-probe."),
-            Field(
-                "input",
-                "str",
-                "What the model was given, such as `hed-texture` or `hed-texture/dino`.",
-            ),
-            Field("repeat", "int64", "Repetition of the k-fold."),
-            Field("fold", "int64", "Fold in which the slide is tested."),
-            _SLIDE_ID,
-            Field("patient_id", "str", "The patient."),
-            Field("label", "int64", "1 for the positive class, 0 for the other."),
-            Field("probability", "float64", "Predicted probability of the positive class."),
-        ),
-    )
-)
-METRICS = register(
-    ArtifactSpec(
-        "metrics",
-        1,
-        "parquet",
-        "Metrics of every model and input. Rows with fold -1 are over all folds, with an interval "
-        "from resampled patients; the others are of one fold, without.",
-        (
-            Field("task", "str", "Name of the task."),
-            Field("model", "str", "The model."),
-            Field("input", "str", "What the model was given."),
-            Field("metric", "str", "auroc, auprc or balanced_accuracy."),
-            Field("repeat", "int64", "Repetition of the k-fold; -1 over all."),
-            Field("fold", "int64", "Fold; -1 over all."),
-            Field("estimate", "float64", "Value of the metric.", nullable=True),
-            Field("low", "float64", "Lower end of the 95 % interval.", nullable=True),
-            Field("high", "float64", "Upper end of the 95 % interval.", nullable=True),
-            Field("n_patients", "int64", "Patients it is over."),
-            Field("n_positive", "int64", "Positive patients among them."),
-        ),
-    )
-)
-ATTENTION = register(
-    ArtifactSpec(
-        "attention",
-        1,
-        "hdf5",
-        "Attention of an ABMIL over a slide's tiles, by the model that did not see the patient.",
-        (
-            Field(
-                "attention", "float32", "Weight of each tile; sums to 1.", "(N,)", chunks=(4096,)
-            ),
-            _COORDS,
-        ),
-        attributes=(
-            ("repeat", "repetition of the k-fold"),
-            ("fold", "fold in which the slide is tested"),
-            ("probability", "predicted probability of the positive class"),
         ),
     )
 )

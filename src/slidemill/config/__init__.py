@@ -16,16 +16,22 @@ from pydantic import Field, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 
 from slidemill.config.base import NAME_PATTERN, Section
-from slidemill.config.learn import (
+from slidemill.config.evaluate import (
     AbmilConfig,
+    EvaluateConfig,
+    KnnConfig,
+    LinearProbeConfig,
+    MilConfig,
+    ModelEntry,
+    SurvivalConfig,
+    TaskConfig,
+)
+from slidemill.config.learn import (
     CropsConfig,
     EncoderEntry,
-    EvaluateConfig,
     FeaturesConfig,
-    LinearProbeConfig,
     PretrainConfig,
     PretrainRun,
-    TaskConfig,
 )
 from slidemill.config.slides import CohortConfig, Reader, TilesConfig, TissueConfig, UnetConfig
 from slidemill.errors import ConfigError, Problem
@@ -40,11 +46,15 @@ __all__ = [
     "EncoderEntry",
     "EvaluateConfig",
     "FeaturesConfig",
+    "KnnConfig",
     "LinearProbeConfig",
+    "MilConfig",
+    "ModelEntry",
     "PretrainConfig",
     "PretrainRun",
     "Reader",
     "Section",
+    "SurvivalConfig",
     "TaskConfig",
     "TilesConfig",
     "TissueConfig",

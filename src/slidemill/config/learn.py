@@ -1,4 +1,4 @@
-"""Settings of the stages that learn: features, pretrain, evaluate."""
+"""Settings of the features and pretrain stages."""
 
 from typing import Annotated, Literal, Self
 
@@ -153,69 +153,4 @@ class PretrainConfig(Section):
     def _distinct(cls, value: tuple[PretrainRun, ...]) -> tuple[PretrainRun, ...]:
         if len({run.name for run in value}) != len(value):
             raise ValueError("two runs have the same name")
-        return value
-
-
-class TaskConfig(Section):
-    """One label to predict."""
-
-    name: Name = Field(description="Label of the task; part of its folder's name.")
-    column: str = Field(description="Column of the sheet that holds the label.")
-    type: Literal["binary"] = Field("binary", description="Two classes.")
-    positive: str | None = Field(
-        None, description="The label that counts as positive; by default the later one in order."
-    )
-    shuffle_labels: bool = Field(
-        False,
-        description="A control: labels permuted among patients. Its intervals have to cover 0.5.",
-    )
-
-
-class AbmilConfig(Section):
-    """Gated attention MIL (Ilse et al. 2018)."""
-
-    width: int = Field(128, ge=4, description="Width of the tile embedding.")
-    attention_width: int = Field(64, ge=2, description="Width of the gated attention.")
-    dropout: Fraction = Field(0.25, description="Dropout on the tile embedding.")
-    epochs: int = Field(40, ge=1, description="Passes over the training bags.")
-    learning_rate: float = Field(1e-3, gt=0.0, description="Learning rate (AdamW).")
-    weight_decay: float = Field(1e-3, ge=0.0, description="Weight decay (AdamW).")
-    batch_bags: int = Field(8, ge=1, description="Bags a step.")
-    max_tiles: int = Field(4096, ge=16, description="Tiles drawn from a bag in a training step.")
-
-
-class LinearProbeConfig(Section):
-    """L2-regularised logistic regression on one vector a slide."""
-
-    C: float = Field(0.5, gt=0.0, description="Inverse strength of the regularisation.")
-
-
-class EvaluateConfig(Section):
-    """What is predicted, by which models, under which protocol."""
-
-    tasks: tuple[TaskConfig, ...] = Field((), description="Labels to predict; may be empty.")
-    models: tuple[Literal["abmil", "linear-probe"], ...] = Field(
-        ("abmil", "linear-probe"),
-        min_length=1,
-        description="abmil on tile features; linear-probe on their mean and on slide embeddings. "
-        "All see the same folds.",
-    )
-    folds: int = Field(5, ge=2, description="Patient-grouped, label-stratified folds.")
-    repeats: int = Field(1, ge=1, description="Repetitions of the k-fold with other shuffles.")
-    seed: int = Field(0, ge=0, description="Seed of folds, models and bootstrap.")
-    bootstrap: int = Field(1000, ge=100, description="Draws of patients for the 95 % intervals.")
-    splits: str | None = Field(
-        None, description="A splits.parquet or .csv of your own (task, repeat, fold, patient_id)."
-    )
-    abmil: AbmilConfig = Field(AbmilConfig(), description="Settings of abmil.")
-    linear_probe: LinearProbeConfig = Field(
-        LinearProbeConfig(),
-        description="Settings of linear-probe.",
-    )
-
-    @field_validator("tasks")
-    @classmethod
-    def _distinct(cls, value: tuple[TaskConfig, ...]) -> tuple[TaskConfig, ...]:
-        if len({task.name for task in value}) != len(value):
-            raise ValueError("two tasks have the same name")
         return value

@@ -1,151 +1,200 @@
-"""Estimates and 95 % intervals over patients.
+"""Tables of metrics: estimates with 95 % intervals over patients, and single folds without.
 
-The unit is the patient: probabilities of a patient's slides are averaged first, and patients, not
-slides, are resampled, since slides of one patient are not independent and resampling them makes
-intervals too narrow.
-
-The headline is the metric on out-of-fold predictions pooled over the folds of a repetition,
-averaged over repetitions. Pooling gives one number from all patients where single folds, with a
-handful of positives each, would give noisy ones or none. It has a known bias: pooled ranks compare
-patients who were scored by different models. Where class shares differ between folds, a model's
-training share runs against its test share and the pooled AUROC falls, below 0.5 where there is
-nothing to learn (Parker, Günter & Bedő 2007, doi:10.1186/1471-2105-8-326). Stratified folds remove
-most of this; what remains, differing calibration of the models, biases downwards, and
-`fold_metrics` shows the values without it.
-
-The interval is for these predictions on other patients of the same kind. The models stay as they
-are, so the variance of training (initial weights, which patients trained) is not in it.
+Reads rows of the format `predictions`, gives rows of the format `metrics`, both version 2. What the
+estimates and intervals are, and what they are not, is said in `slidemill.evaluate.resample`. The
+same predictions, in any order, give the same table.
 """
 
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from slidemill.errors import CohortError
-from slidemill.evaluate.metrics import METRICS, Int64Array
+from slidemill.evaluate.metrics import Metric, metrics_of
+from slidemill.evaluate.metrics.base import constant, weighted_mean
+from slidemill.evaluate.names import metric_label
+from slidemill.evaluate.panel import ALL_TARGETS, Panel, make_panels
+from slidemill.evaluate.panel import patient_predictions as patient_predictions
+from slidemill.evaluate.resample import Summary, draw_weights, macro, summarise
+from slidemill.splits.targets import EVENT, Float64Array, Int64Array, TaskType
 
-LEVEL = 0.95
-"""Probability that the percentile interval leaves between its ends."""
+MACRO = "macro"
+"""Target of means over the labels of a multilabel task."""
 
-MAX_ROUNDS = 60
-"""Rounds in which draws that lack a class are drawn again.
+OVERALL = (-1, -1, -1)
+"""Draw, repeat and fold of rows over all folds."""
 
-With a patient in each class a draw lacks one with probability at most 1/2 + 1/2**n, so that so many
-rounds never fail unless a class is absent.
-"""
+COLUMNS = (
+    "target",
+    "metric",
+    "draw",
+    "repeat",
+    "fold",
+    "estimate",
+    "low",
+    "high",
+    "chance",
+    "n_patients",
+    "n_positive",
+    "n_missing",
+)
+"""Columns of a table of metrics: those of the format `metrics` from `target` on."""
 
-_BLOCK = 2_000_000
-"""Draws x patients that are computed at once; bounds the memory and changes no value."""
+
+@dataclass(frozen=True)
+class _Cell:
+    """A metric of one target, over all folds or in one.
+
+    Attributes:
+        summary: The metric; without draws for a single fold.
+        chance: What guessing gives; nan where there is no such number.
+        patients: Positions of the patients that it is over, int64.
+        positive: Positive patients or events among them; -1 where there is no such thing.
+    """
+
+    summary: Summary
+    chance: float
+    patients: Int64Array
+    positive: int
 
 
-def patient_predictions(predictions: pd.DataFrame) -> pd.DataFrame:
-    """Mean probability over each patient's slides.
+def row_metrics(
+    predictions: pd.DataFrame,
+    task_type: TaskType,
+    names: Sequence[str],
+    *,
+    draws: int,
+    seed: int,
+    missing: Mapping[str, int],
+) -> pd.DataFrame:
+    """Metrics of one row of a comparison: one model, input, control and sample.
 
     Args:
-        predictions: Of one model and input, one row a slide and repetition: `repeat`, `fold`,
-            `patient_id`, `label` (0 or 1), `probability`.
+        predictions: Its rows of the format `predictions`; rows whose label is missing are not
+            among them.
+        task_type: Type of the task.
+        names: What each score is of, as in `Targets.names`.
+        draws: Draws of patients; the same ones for all groups, metrics and labels.
+        seed: Seed of the draws, not negative.
+        missing: Patients left out because their label is missing, by target: the label, `macro`
+            (no label at all), or `all` for tasks other than multilabel. None is 0.
 
     Returns:
-        One row a repetition and patient, in this order: `repeat`, `fold`, `patient_id`, `label`,
-        `probability` (float64).
+        `COLUMNS`. First a row for every metric and target over all folds (draw, repeat and fold are
+        -1), then one for every draw, repetition and fold, without interval. Targets are the labels
+        and `macro` for multilabel tasks, and `all` for others. Missing patients have no fold, so
+        that those rows count none.
 
     Raises:
-        ValueError: If a patient has two labels, or two folds in a repetition.
+        CohortError: If there are no predictions.
+        ValueError: If missing names another target, or as for `make_panels`.
     """
-    keys = ["repeat", "patient_id", "fold", "label"]
-    # Sorted first: the sum of floats, and so the mean, depends on the order of the slides.
-    rows = predictions.sort_values([*keys, "probability"])
-    means = rows.groupby(keys, sort=True)["probability"].mean().reset_index()
-    if means.duplicated(["repeat", "patient_id"]).any():
-        raise ValueError("a patient has more than one label or fold in a repetition")
-    return means[["repeat", "fold", "patient_id", "label", "probability"]]
+    panels = make_panels(predictions, task_type, names)
+    targets = {*panels, MACRO} if task_type == "multilabel" else set(panels)
+    if not set(missing) <= targets:
+        raise ValueError(f"missing counts of {sorted(missing)}, but targets are {sorted(targets)}")
+    weights = draw_weights(len(next(iter(panels.values())).patients), draws, seed)
+    metrics = metrics_of(task_type).values()
+    rows = [row for metric in metrics for row in _overall_rows(panels, task_type, metric, weights)]
+    for row in rows:
+        row["n_missing"] = missing.get(str(row["target"]), 0)
+    rows += [row for metric in metrics for row in _fold_rows(panels, task_type, metric)]
+    return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def bootstrap_intervals(predictions: pd.DataFrame, *, draws: int, seed: int) -> pd.DataFrame:
-    """Headline of every metric with a 95 % percentile interval (Efron 1979).
-
-    In each draw as many patients as there are, are drawn with replacement, the same ones for all
-    repetitions and metrics. Draws without a positive or without a negative are drawn again, so
-    intervals are conditional on both classes.
+def retrieval_row_metrics(predictions: pd.DataFrame, *, draws: int, seed: int) -> pd.DataFrame:
+    """Metrics of a row of retrieval: means over patients, of the means over their slides.
 
     Args:
-        predictions: As for `patient_predictions`; every repetition has the same patients.
-        draws: Number of draws.
+        predictions: Rows of the format `predictions` whose target is the name of a metric, such as
+            `acc@5`, and whose score is the query's value.
+        draws: Draws of patients.
         seed: Seed of the draws, not negative.
 
     Returns:
-        One row a metric: `metric`, `estimate`, `low`, `high`, `n_patients`, `n_positive`.
+        `COLUMNS`, one row a metric over all folds; the target is `all`.
 
     Raises:
-        CohortError: If the patients are all of one class.
-        ValueError: If repetitions differ in patients or labels, or as for `patient_predictions`.
+        CohortError: If there are no predictions.
+        ValueError: As for `make_panels`.
     """
-    y, probabilities = _by_repeat(patient_predictions(predictions))
-    weights = _draw_weights(y, draws, seed)
-    blocks = np.array_split(weights, -(-weights.size // _BLOCK))
-    tail = (1.0 - LEVEL) / 2.0
+    if predictions.empty:
+        raise CohortError("there are no queries: no patient with a label has a usable slide.")
     rows = []
-    for metric in METRICS.values():
-        estimate = np.mean([metric.function(y, p) for p in probabilities])
-        drawn = np.concatenate(
-            [np.mean([metric.weighted(y, p, block) for p in probabilities], 0) for block in blocks]
+    for name in dict.fromkeys(predictions["target"]):
+        mine = predictions[predictions["target"] == name].assign(label=0.0)
+        panels = make_panels(mine, "regression", (name,))
+        weights = draw_weights(len(panels[ALL_TARGETS].patients), draws, seed)
+        mean = Metric(name, metric_label(name), _mean_score, _weighted_score, constant(None))
+        rows += _overall_rows(panels, "regression", mean, weights)
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _overall_rows(
+    panels: Mapping[str, Panel], task_type: TaskType, metric: Metric, weights: Int64Array
+) -> list[dict[str, object]]:
+    """A row over all folds for each target."""
+    cells = {
+        target: _cell(
+            summarise(panel, metric, weights), metric, task_type, panel.tested(), panel.y()
         )
-        low, high = np.quantile(drawn, [tail, 1.0 - tail])
-        rows.append((metric.name, float(estimate), float(low), float(high), len(y), int(y.sum())))
-    columns = ["metric", "estimate", "low", "high", "n_patients", "n_positive"]
-    return pd.DataFrame(rows, columns=columns)
+        for target, panel in panels.items()
+    }
+    return _rows(cells, metric, OVERALL, task_type)
 
 
-def fold_metrics(predictions: pd.DataFrame) -> pd.DataFrame:
-    """Every metric in each fold of each repetition, over patients.
+def _fold_rows(
+    panels: Mapping[str, Panel], task_type: TaskType, metric: Metric
+) -> list[dict[str, object]]:
+    """A row for each draw, repetition, fold and target."""
+    cells: dict[tuple[int, int, int], dict[str, _Cell]] = {}
+    for target, panel in panels.items():
+        for key, part in panel.folds().items():
+            summary = Summary(metric.function(part.y, part.scores), np.zeros(0))
+            cell = _cell(summary, metric, task_type, part.rows, part.y)
+            cells.setdefault(key, {})[target] = cell
+    return [row for key in sorted(cells) for row in _rows(cells[key], metric, key, task_type)]
 
-    Args:
-        predictions: As for `patient_predictions`.
 
-    Returns:
-        One row a metric, repetition and fold: `metric`, `repeat`, `fold`, `estimate` (nan where the
-        fold has one class), `n_patients`, `n_positive`.
+def _cell(
+    summary: Summary, metric: Metric, task_type: TaskType, patients: Int64Array, y: Float64Array
+) -> _Cell:
+    chance = metric.chance(y) if len(y) else None
+    column = {"binary": 0, "multilabel": 0, "survival": EVENT}.get(task_type)
+    positive = -1 if column is None else int(y[:, column].sum())
+    return _Cell(summary, math.nan if chance is None else chance, patients, positive)
 
-    Raises:
-        ValueError: As for `patient_predictions`.
-    """
+
+def _macro_cell(cells: Sequence[_Cell]) -> _Cell:
+    """Mean over the labels whose metric is defined."""
+    chances = [cell.chance for cell in cells if not math.isnan(cell.summary.estimate)]
+    patients = np.unique(np.concatenate([cell.patients for cell in cells]))
+    chance = float(np.mean(chances)) if chances else math.nan
+    return _Cell(macro([cell.summary for cell in cells]), chance, patients, -1)
+
+
+def _rows(
+    cells: Mapping[str, _Cell], metric: Metric, key: tuple[int, int, int], task_type: TaskType
+) -> list[dict[str, object]]:
+    """Rows of the table, with the mean over labels last."""
+    shown = dict(cells)
+    if task_type == "multilabel":
+        shown[MACRO] = _macro_cell(list(cells.values()))
     rows = []
-    groups = patient_predictions(predictions).groupby(["repeat", "fold"], sort=True)
-    parts = [(key, group["label"], group["probability"]) for key, group in groups]
-    for metric in METRICS.values():
-        for (repeat, fold), label, probability in parts:
-            estimate = metric.function(label.to_numpy(np.int64), probability.to_numpy(np.float64))
-            rows.append((metric.name, repeat, fold, estimate, len(label), int(label.sum())))
-    columns = ["metric", "repeat", "fold", "estimate", "n_patients", "n_positive"]
-    return pd.DataFrame(rows, columns=columns)
+    for target, cell in shown.items():
+        low, high = cell.summary.interval()
+        values = (cell.summary.estimate, low, high, cell.chance)
+        counts = (len(cell.patients), cell.positive, 0)
+        rows.append(dict(zip(COLUMNS, (target, metric.name, *key, *values, *counts), strict=True)))
+    return rows
 
 
-def _by_repeat(patients: pd.DataFrame) -> tuple[Int64Array, list[npt.NDArray[np.float64]]]:
-    """Labels int64 (n,) and, for each repetition, probabilities (n,), of the sorted patients."""
-    groups = [group for _, group in patients.groupby("repeat", sort=True)]
-    if not groups:
-        raise CohortError("there are no predictions to evaluate: no patient has a usable slide.")
-    first = groups[0][["patient_id", "label"]].to_numpy()
-    for group in groups[1:]:
-        if not np.array_equal(group[["patient_id", "label"]].to_numpy(), first):
-            raise ValueError("repetitions differ in their patients or labels")
-    labels = groups[0]["label"].to_numpy(np.int64)
-    return labels, [group["probability"].to_numpy(np.float64) for group in groups]
+def _mean_score(y: Float64Array, scores: Float64Array) -> float:
+    return float(scores.mean())
 
 
-def _draw_weights(y: Int64Array, draws: int, seed: int) -> Int64Array:
-    """How often each patient is in each draw, int64 (draws, n), each draw with both classes."""
-    rng = np.random.default_rng(seed)
-    n = len(y)
-    weights = np.zeros((draws, n), dtype=np.int64)
-    pending = np.arange(draws)
-    for _ in range(MAX_ROUNDS):
-        weights[pending] = rng.multinomial(n, np.full(n, 1.0 / n), size=len(pending))
-        positives = weights[pending] @ y
-        pending = pending[(positives == 0) | (positives == n)]
-        if not len(pending):
-            return weights
-    raise CohortError(
-        f"{int(y.sum())} of {n} patients are positive: an interval takes patients of both classes. "
-        "Add patients, or mend the labels."
-    )
+def _weighted_score(y: Float64Array, scores: Float64Array, weights: Int64Array) -> Float64Array:
+    return weighted_mean(scores[:, 0], weights)

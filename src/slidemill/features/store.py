@@ -46,7 +46,8 @@ class FeatureStore:
         self.slide_ids: list[str] = [str(value) for value in done["slide_id"]]
         self.item_digests: list[str] = [str(value) for value in done["item_digest"]]
         self._paths = [folder / str(path) for path in done["path"]]
-        self._kept: OrderedDict[int, Float32Array] = OrderedDict()
+        self._kept: OrderedDict[int, npt.NDArray[np.floating]] = OrderedDict()
+        self._bytes = 0
         with open_hdf5(self._paths[0], "features") as file:
             self.dim = int(file["features"].shape[1])
 
@@ -68,14 +69,20 @@ class FeatureStore:
         """Features of slide i's tiles, float32 (N, D), or of those rows."""
         kept = self._kept.get(i)
         if kept is None:
-            with open_hdf5(self._paths[i], "features") as file:
-                kept = file["features"][:].astype(np.float32)
+            kept = self.stored(i)
             self._kept[i] = kept
-            while sum(array.nbytes for array in self._kept.values()) > CACHE_BYTES:
-                self._kept.popitem(last=False)
+            self._bytes += kept.nbytes
+            while self._bytes > CACHE_BYTES:
+                self._bytes -= self._kept.popitem(last=False)[1].nbytes
         else:
             self._kept.move_to_end(i)
-        return kept if rows is None else kept[rows]
+        return (kept if rows is None else kept[rows]).astype(np.float32, copy=False)
+
+    def stored(self, i: int) -> npt.NDArray[np.floating]:
+        """Features of slide i's tiles as the file has them, float32 or float16 (N, D); not kept."""
+        with open_hdf5(self._paths[i], "features") as file:
+            found: npt.NDArray[np.floating] = file["features"][:]
+            return found
 
     def subset(self, slide_ids: set[str]) -> list[int]:
         """Indices of those slides that have features."""

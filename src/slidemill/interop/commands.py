@@ -84,6 +84,24 @@ def export_qupath(out: OutOption, config: ConfigOption = DEFAULT_CONFIG) -> None
     _export(config, "qupath", out)
 
 
+@export_app.command("attention")
+def export_attention(
+    out: OutOption,
+    config: ConfigOption = DEFAULT_CONFIG,
+    run: Annotated[
+        str | None,
+        typer.Option(
+            "--run", help="Folder of one row of a comparison; by default all with attention."
+        ),
+    ] = None,
+) -> None:
+    """Attention of every slide as a heat map (PNG) and as tiles of QuPath (GeoJSON)."""
+    from slidemill.interop import attention
+
+    count = attention.export_attention(_plan(config), out, run)
+    typer.echo(f"{out}: {count} heat maps of attention, with GeoJSON for QuPath")
+
+
 @import_app.command("trident")
 def import_trident(
     source: FromOption, out: OutOption, config: ConfigOption = DEFAULT_CONFIG

@@ -41,7 +41,7 @@ from slidemill.plan import Plan, PretrainPlan
 from slidemill.pretrain.bags import Float32Array, Int64Array, grid_positions
 from slidemill.pretrain.encoder import SlideTransformer, embed
 from slidemill.pretrain.train import train
-from slidemill.splits.folds import check_training_patients
+from slidemill.splits.checks import check_training_patients
 
 METADATA_KEY = "slidemill"
 """Key of the checkpoint's metadata; one key, since safetensors keeps no order of several."""
@@ -126,6 +126,7 @@ def training_slides(plan: Plan, unit: PretrainPlan, cohort: pd.DataFrame) -> pd.
     path = plan.splits[unit.task].folder(plan.results) / "splits.parquet"
     folds = read_parquet(path, "splits")
     here = (folds["repeat"] == unit.repeat) & (folds["fold"] == unit.fold)
+    here &= folds["part"] == "test"
     tested = set(folds.loc[here, "patient_id"])
     rows = cohort[~cohort["patient_id"].isin(tested)]
     check_training_patients(set(rows["patient_id"]), tested, unit.stage.label)

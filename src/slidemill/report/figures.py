@@ -11,10 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
 from PIL import Image
-from scipy.stats import rankdata
 
-OPACITY = 0.55
-"""How far the heat map covers the slide."""
+from slidemill.report.heatmap import attention_heat
 
 
 def attention_overlay(
@@ -22,7 +20,7 @@ def attention_overlay(
     boxes: npt.NDArray[np.float64],
     attention: npt.NDArray[np.float32],
 ) -> bytes:
-    """Attention over a slide: colours are ranks within the slide, dark for low, yellow for high.
+    """Attention over a slide: colours are ranks within the slide, blue for low, yellow for high.
 
     Args:
         pixels: The slide at low resolution, (H, W, 3) uint8.
@@ -32,14 +30,7 @@ def attention_overlay(
     Returns:
         A JPEG.
     """
-    ranks = (rankdata(attention) - 1) / max(len(attention) - 1, 1)
-    colours = mpl.colormaps["inferno"](ranks)[:, :3] * 255
-    grey = pixels.mean(axis=2, keepdims=True).repeat(3, axis=2)
-    painted = 0.5 * grey + 127.5
-    for (left, top, right, bottom), colour in zip(np.rint(boxes).astype(int), colours, strict=True):
-        area = (slice(max(top, 0), bottom), slice(max(left, 0), right))
-        painted[area] = (1 - OPACITY) * grey[area] + OPACITY * colour
-    return jpeg(Image.fromarray(painted.astype(np.uint8)))
+    return jpeg(Image.fromarray(attention_heat(pixels, boxes, attention)))
 
 
 def jpeg(image: Image.Image, longest: int = 900) -> bytes:

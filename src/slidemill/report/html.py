@@ -11,52 +11,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-
-@dataclass(frozen=True)
-class Estimate:
-    """A metric with its interval.
-
-    Attributes:
-        value: The estimate.
-        low: Lower end of the 95 % interval.
-        high: Upper end.
-        best: Whether it is the best of its column.
-    """
-
-    value: float
-    low: float
-    high: float
-    best: bool = False
-
-
-@dataclass(frozen=True)
-class ResultRow:
-    """One model on one input.
-
-    Attributes:
-        model: The model.
-        source: What it was given.
-        estimates: Metrics by name, in the order of the columns.
-        warning: What has to be said beside the result; empty where there is nothing.
-    """
-
-    model: str
-    source: str
-    estimates: dict[str, Estimate]
-    warning: str = ""
-
-
-@dataclass(frozen=True)
-class TaskSection:
-    """Results of one task."""
-
-    name: str
-    column: str
-    shuffled: bool
-    patients: int
-    positives: int
-    rows: list[ResultRow]
-    roc_svg: str
+from slidemill.report.tasks import TaskSection
 
 
 @dataclass(frozen=True)
@@ -67,7 +22,7 @@ class SlideSection:
     slide_id: str
     patient_id: str
     label: str
-    probability: float | None
+    score: float | None
     tiles: int
     overlay: bytes
     attention: bytes | None
@@ -81,7 +36,6 @@ class ReportPage:
         cohort: Name of the cohort.
         facts: Key figures, label and value.
         protocol: How results were made, in sentences.
-        metric_labels: Columns of the results.
         tasks: Results.
         slides: Slides with their pictures.
         attention_of: Which model the attention is of; empty where there is none.
@@ -97,7 +51,6 @@ class ReportPage:
     cohort: str
     facts: list[tuple[str, str]]
     protocol: list[str]
-    metric_labels: dict[str, str]
     tasks: list[TaskSection]
     slides: list[SlideSection]
     attention_of: str

@@ -20,11 +20,11 @@ from slidemill.artifacts.hdf5 import open_hdf5
 from slidemill.artifacts.manifest import read_manifest, records
 from slidemill.artifacts.parquet import read_parquet
 from slidemill.artifacts.provenance import PRODUCER, package_versions
-from slidemill.evaluate.names import METRIC_LABELS
 from slidemill.plan import CellPlan, Plan
 from slidemill.report.choice import choose_slides
-from slidemill.report.figures import attention_overlay, histogram, inline_svg, jpeg, loss_curves
-from slidemill.report.html import Estimate, ReportPage, ResultRow, SlideSection, TaskSection, render
+from slidemill.report.figures import attention_overlay, histogram, jpeg, loss_curves
+from slidemill.report.html import ReportPage, SlideSection, render
+from slidemill.report.tasks import task_section
 from slidemill.slides.overview import read_overview
 from slidemill.slides.reader import Slide
 from slidemill.tiles.stage import read_tiles
@@ -37,15 +37,14 @@ def run(plan: Plan, folder: Path) -> Path:
     """Write the report of a run; returns its path."""
     cohort = read_parquet(plan.manifest_path(plan.cohort), "cohort")
     manifest = read_manifest(plan.manifest_path(plan.encoders[0].features))
-    cell = next((c for c in plan.cells if c.model == "abmil"), None)
+    cell = next((c for c in plan.cells if c.entry and c.entry.name == "abmil"), None)
     page = ReportPage(
         cohort=plan.config.cohort.sheet,
         facts=_facts(plan, cohort, manifest),
         protocol=_protocol(plan) if plan.evaluate else [],
-        metric_labels=METRIC_LABELS,
-        tasks=[_task(plan, name) for name in plan.evaluate],
+        tasks=[task_section(plan, name) for name in plan.evaluate],
         slides=_slides(plan, cohort, manifest, cell),
-        attention_of=f"abmil on {cell.source}" if cell else "",
+        attention_of=f"{cell.model} on {cell.source}" if cell else "",
         cohort_rows=_cohort_rows(plan, cohort),
         tiles_svg=_tiles_svg(manifest),
         failures=[row for row in records(manifest) if row["status"] == "failed"],
@@ -74,14 +73,26 @@ def _facts(plan: Plan, cohort: pd.DataFrame, manifest: pd.DataFrame) -> list[tup
 def _protocol(plan: Plan) -> list[str]:
     config = plan.config.evaluate
     times = f", repeated {config.repeats} times" if config.repeats > 1 else ""
-    given = "the user's own folds" if config.splits else "label-stratified folds"
+    folds = {
+        "k-fold": f"{config.folds}-fold cross-validation{times}: label-stratified folds, grouped "
+        "by patient",
+        "split": f"The sheet's split column{times}",
+        "leave-one-site-out": f"One site of {config.site} left out at a time{times}",
+    }[config.protocol]
+    folds = "The user's own splits" if config.splits else folds
+    several = {
+        "mean": "Predictions of a patient's slides are averaged.",
+        "joint-bag": "A patient's slides are one bag.",
+        "one": "Of a patient with several slides the one with the most tiles counts.",
+    }[config.patient]
     sentences = [
-        f"{config.folds}-fold cross-validation{times}: {given}, grouped by patient; all models see "
-        f"the same ones. Seed {config.seed}.",
-        "Probabilities of a patient's slides are averaged. Predictions are pooled over the folds.",
-        f"95 % intervals: percentiles of {config.bootstrap} draws of patients, with replacement. "
-        "The variance of training is not in them.",
-        "Features are standardised on the training folds; classes are weighted to balance.",
+        f"{folds}; all models see the same ones. Seed {config.seed}.",
+        f"{several} Metrics are over patients, on predictions pooled over the folds.",
+        f"95 % intervals: percentiles of {config.bootstrap} draws of patients, with replacement; "
+        "differences are paired on the same draws. The variance of training is not in them.",
+        "p: corrected resampled t-test over folds (Nadeau & Bengio 2003); Holm's over all pairs.",
+        "Features are standardised on the training folds; classes are weighted to balance, unless "
+        "class_weight says otherwise. Strengths of probes are chosen on inner folds.",
     ]
     policies = {
         "per-fold": "was trained once a fold and never saw that fold's test patients",
@@ -91,37 +102,6 @@ def _protocol(plan: Plan) -> list[str]:
     for run_ in plan.config.pretrain.runs:
         sentences.append(f"Slide encoder {run_.name} {policies[run_.patients]}.")
     return sentences
-
-
-def _task(plan: Plan, name: str) -> TaskSection:
-    folder = plan.evaluate[name].folder(plan.results)
-    metrics = read_parquet(folder / "metrics.parquet", "metrics")
-    overall = metrics[metrics["fold"] < 0]
-    best = overall.groupby("metric")["estimate"].max()
-    cells = [cell for cell in plan.cells if cell.task.name == name]
-    rows = []
-    for cell in cells:
-        mine = overall[(overall["model"] == cell.model) & (overall["input"] == cell.source)]
-        estimates = {
-            row["metric"]: Estimate(
-                row["estimate"], row["low"], row["high"], row["estimate"] == best[row["metric"]]
-            )
-            for row in mine.to_dict("records")
-        }
-        saw = any(unit.run.patients == "all" for unit in cell.pretrain.values())
-        warning = "its encoder saw the test patients, without labels" if saw else ""
-        rows.append(ResultRow(cell.model, cell.source, estimates, warning))
-    task = cells[0].task
-    counts = overall.iloc[0]
-    return TaskSection(
-        name=name,
-        column=task.column,
-        shuffled=task.shuffle_labels,
-        patients=int(counts["n_patients"]),
-        positives=int(counts["n_positive"]),
-        rows=rows,
-        roc_svg=inline_svg((folder / "roc.svg").read_text(encoding="utf-8")),
-    )
 
 
 def _slides(
@@ -142,8 +122,8 @@ def _slides(
                 title=choice.title,
                 slide_id=choice.slide_id,
                 patient_id=str(row["patient_id"]),
-                label=str(row[cell.task.column]) if cell else "",
-                probability=choice.probability,
+                label=", ".join(str(row[c]) for c in cell.task.columns) if cell else "",
+                score=choice.score,
                 tiles=counts[choice.slide_id],
                 overlay=jpeg(Image.open(overlay), PICTURE_PX),
                 attention=_attention(plan, cell, row) if cell else None,

@@ -1,24 +1,27 @@
-"""The splits stage: the folds of one task.
+"""The splits stage: the units of one task.
 
 Reads the cohort's table (all rows, failed ones too: a slide that is mended later changes no fold)
-or a table of the user's. Writes `splits.parquet`. Guarantees that no patient is in two folds of a
-repetition, and that it says which label each patient counts with.
+and, if they are given, splits of the user's. Writes `splits.parquet` and, as a document that can be
+given back, `splits.json`. Guarantees that no patient is on two sides of a unit, and says which
+label each patient counts with.
 """
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import pandas as pd
-
+from slidemill.artifacts.atomic import write_text
 from slidemill.artifacts.folder import StageId, open_folder
 from slidemill.artifacts.formats import SPLITS
 from slidemill.artifacts.parquet import read_parquet, write_parquet
 from slidemill.artifacts.provenance import Stamp
 from slidemill.config import EvaluateConfig, TaskConfig
-from slidemill.errors import Problem, SheetError
-from slidemill.splits.folds import check_folds, make_folds
-from slidemill.splits.labels import encode_binary, patient_labels, shuffle_patient_labels
+from slidemill.splits.document import to_json
+from slidemill.splits.given import PARTS, read_given, read_units
+from slidemill.splits.labels import label_text, patient_targets, read_targets, shuffle_targets
+from slidemill.splits.protocols import make_units
+from slidemill.splits.units import Unit
 
-_GIVEN_COLUMNS = {"task", "repeat", "fold", "patient_id"}
+__all__ = ["read_units", "run", "splits_table"]
 
 
 def run(
@@ -29,49 +32,62 @@ def run(
     config: EvaluateConfig,
     given: Path | None,
 ) -> Path:
-    """Make or take the folds of a task; returns the path of `splits.parquet`.
+    """Make or take the units of a task; returns the path of `splits.parquet`.
+
+    Args:
+        stage: Identity of the stage.
+        results: Folder of all results.
+        cohort_path: The cohort's table.
+        task: The task.
+        config: Its protocol.
+        given: Splits of the user's, instead of the protocol's.
 
     Raises:
-        CohortError: If the label does not have two classes with enough patients each.
-        LeakError: If given splits have a patient in two folds, or lack one.
-        SheetError: If a patient has two labels, or given splits lack columns.
+        CohortError: If labels or patients are too few for the task or the protocol.
+        LeakError: If a patient is on two sides, or tested twice or never.
+        SheetError: If labels or given splits are not valid.
     """
-    slides = labelled_slides(read_parquet(cohort_path, "cohort"), task, config.seed)
-    encode_binary(slides["label"], task.positive)
-    if given is None:
-        folds = make_folds(slides, folds=config.folds, repeats=config.repeats, seed=config.seed)
-    else:
-        folds = _read_given(given, task.name)
-    check_folds(folds, slides)
-    labels = patient_labels(slides)
-    folds = folds[folds["patient_id"].isin(labels.index)]
-    frame = folds.assign(task=task.name, label=folds["patient_id"].map(labels))
+    cohort = read_parquet(cohort_path, "cohort")
+    rows, targets = read_targets(cohort, task)
+    if task.shuffle_labels:
+        targets = shuffle_targets(rows, targets, config.seed)
+    patients, by_patient = patient_targets(rows, targets)
+    taken = None if given is None else read_given(given, task.name, patients)
+    units = make_units(cohort, rows, targets, config, taken)
+    protocol = config.protocol if given is None else "given"
+    labels = dict(zip(patients, label_text(by_patient), strict=True))
     path = open_folder(stage, results) / "splits.parquet"
     stamp = Stamp(digest=stage.digest, item_digest=stage.digest, parameters=dict(stage.parameters))
-    write_parquet(path, frame, SPLITS, stamp)
+    write_text(path.with_suffix(".json"), to_json(units, task.name, protocol, config.seed))
+    write_parquet(path, splits_table(units, task.name, protocol, labels), SPLITS, stamp)
     return path
 
 
-def labelled_slides(cohort: pd.DataFrame, task: TaskConfig, seed: int) -> pd.DataFrame:
-    """Slides with a label: `slide_id`, `patient_id`, `label`; permuted if the task says so."""
-    rows = cohort[["slide_id", "patient_id", task.column]]
-    rows = rows.rename(columns={task.column: "label"})
-    rows = rows[rows["label"].notna() & (rows["label"] != "")].astype(str)
-    return shuffle_patient_labels(rows, seed) if task.shuffle_labels else rows
+def splits_table(
+    units: Sequence[Unit], task: str, protocol: str, labels: Mapping[str, str]
+) -> dict[str, list[str] | list[int]]:
+    """Units as columns of the splits table, a row a patient of a unit.
 
-
-def _read_given(path: Path, task: str) -> pd.DataFrame:
-    read = pd.read_csv if path.suffix == ".csv" else pd.read_parquet
-    frame: pd.DataFrame = read(path)
-    missing = sorted(_GIVEN_COLUMNS - set(frame.columns))
-    if missing:
-        problems = [
-            Problem("header", f"the column {name} is missing", "Add it") for name in missing
-        ]
-        raise SheetError(str(path), problems)
-    rows = frame.loc[frame["task"].astype(str) == task, ["repeat", "fold", "patient_id"]]
-    if rows.empty:
-        raise SheetError(
-            str(path), [Problem("column task", f"no row is of the task {task!r}", "Add its folds")]
-        )
-    return rows.astype({"repeat": "int64", "fold": "int64", "patient_id": str})
+    Args:
+        units: The units, in their order.
+        task: Name of the task.
+        protocol: k-fold, split, leave-one-site-out, or given.
+        labels: Label of each patient, as text.
+    """
+    rows = [
+        (unit, part, patient)
+        for unit in units
+        for part, patients in zip(PARTS, (unit.train, unit.validate, unit.test), strict=True)
+        for patient in patients
+    ]
+    return {
+        "task": [task] * len(rows),
+        "protocol": [protocol] * len(rows),
+        "sample": [unit.sample for unit, _, _ in rows],
+        "draw": [unit.draw for unit, _, _ in rows],
+        "repeat": [unit.repeat for unit, _, _ in rows],
+        "fold": [unit.fold for unit, _, _ in rows],
+        "part": [part for _, part, _ in rows],
+        "patient_id": [patient for _, _, patient in rows],
+        "label": [labels[patient] for _, _, patient in rows],
+    }

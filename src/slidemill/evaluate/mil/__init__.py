@@ -1,0 +1,1 @@
+"""Models on bags of tiles: many units of a protocol trained side by side."""
