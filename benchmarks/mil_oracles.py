@@ -4,18 +4,19 @@ Shifted mean: AUROC on test bags with a 95 % interval over bags (one bag a patie
 scores in closed form on the same bags, and the difference to the best score that does not look at
 the order of tiles. No model without positions may beat that one beyond the interval.
 
-Unit tests: AUROC on training and test bags. A test is held where the test interval lies above .5,
-broken where the model has learnt (training AUROC of .9 and more) and the test interval lies below
-.5, and else not told. Models on vectors are given the mean tile of a bag.
+Unit tests: AUROC on training and test bags. A model holds where the interval on test bags lies
+above .5, breaks the assumption where it lies below (it learnt what turns around), and else it is
+not told. Models on vectors are given the mean tile of a bag.
 
     python benchmarks/mil_oracles.py [--quick] [--json] [--models abmil dsmil]
 """
 
 import argparse
 import json
+import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -35,8 +36,6 @@ from slidemill.splits.targets import Float64Array, Int64Array, Targets
 BAG_MODELS = ("abmil", "mean-pool", "max-pool", "clam-sb", "dsmil", "transmil")
 VECTOR_MODELS = ("linear-probe", "knn", "simpleshot")
 DRAWS = 1000
-LEARNT = 0.9
-"""AUROC on training bags from which a model has learnt them."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ class Size:
     unit_epochs: int
 
 
-FULL = Size(4000, 4000, 1000, 20, 20)
+FULL = Size(4000, 4000, 1000, 15, 15)
 QUICK = Size(1000, 2000, 300, 10, 10)
 
 
@@ -122,37 +121,45 @@ class Judge:
         self.weights = draw_weights(len(labels), DRAWS, 0)
 
     def __call__(self, scores: Float64Array) -> Summary:
+        """AUROC of scores float64 (n,), and its draws."""
         column = scores[:, None]
         drawn = self.metric.weighted(self.y, column, self.weights)
-        return Summary(self.metric.function(self.y, column), drawn)
+        return Summary(self.estimate(scores), drawn)
+
+    def estimate(self, scores: Float64Array) -> float:
+        """AUROC of scores float64 (n,)."""
+        return self.metric.function(self.y, scores[:, None])
 
 
-def shifted_mean(models: tuple[str, ...], size: Size, seed: int) -> Iterator[Row]:
+def shifted_mean(models: Sequence[str], size: Size, seed: int) -> Iterator[Row]:
     """The closed forms, then the models."""
     family = ShiftedMean(dim=4)
     train, test = family.bags(size.shifted, seed), family.bags(size.tested, seed + 1)
-    judge = Judge(test.labels)
+    judge, own = Judge(test.labels), Judge(train.labels)
     forms = family.scores(test.bags)
     best = judge(forms["order-blind"])
-    for name, scores in forms.items():
+
+    def row(model: str, learnt: float, scores: Float64Array, seconds: float) -> Row:
         found = judge(scores)
-        yield _row("shifted-mean", f"({name})", np.nan, found, best, "", 0.0)
+        low, high = found.interval()
+        apart = Summary(found.estimate - best.estimate, found.drawn - best.drawn)
+        apart_low, apart_high = apart.interval()
+        return Row(
+            "shifted-mean", model, learnt, found.estimate, low, high, apart.estimate, apart_low,
+            apart_high, "beats order-blind" if apart_low > 0 else "", seconds,
+        )  # fmt: skip
+
+    for name, scores in forms.items():
+        yield row(f"({name})", math.nan, scores, 0.0)
     for name in models:
         start = time.perf_counter()
         scores = fit(name, train, test, size.epochs, seed)
         seconds = time.perf_counter() - start
-        own = Judge(train.labels).metric.function(
-            train.labels[:, None].astype(np.float64), scores[: size.shifted, None]
-        )
-        found = judge(scores[size.shifted :])
-        row = _row("shifted-mean", name, own, found, best, "", seconds)
-        yield _row(
-            "shifted-mean", name, own, found, best,
-            "beats order-blind" if row.behind_low > 0 else "", seconds,
-        )  # fmt: skip
+        learnt = own.estimate(scores[: size.shifted])
+        yield row(name, learnt, scores[size.shifted :], seconds)
 
 
-def unit_tests(models: tuple[str, ...], size: Size, seed: int) -> Iterator[Row]:
+def unit_tests(models: Sequence[str], size: Size, seed: int) -> Iterator[Row]:
     """Every model on every unit test."""
     for test_name, draw in UNIT_TESTS.items():
         train, test = draw(size.unit, 16, True, seed), draw(size.unit, 16, False, seed)
@@ -161,38 +168,19 @@ def unit_tests(models: tuple[str, ...], size: Size, seed: int) -> Iterator[Row]:
             start = time.perf_counter()
             scores = fit(name, train, test, size.unit_epochs, seed)
             seconds = time.perf_counter() - start
-            learnt = own.metric.function(own.y, scores[: size.unit, None])
-            found = judge(scores[size.unit :])
+            learnt, found = own.estimate(scores[: size.unit]), judge(scores[size.unit :])
             low, high = found.interval()
-            holds, breaks = low > 0.5, learnt >= LEARNT and high < 0.5
-            verdict = "holds" if holds else "BREAKS" if breaks else "not told"
-            yield _row(test_name, name, learnt, found, None, verdict, seconds)
-
-
-def _row(
-    data: str,
-    model: str,
-    train: float,
-    found: Summary,
-    best: Summary | None,
-    verdict: str,
-    seconds: float,
-) -> Row:
-    behind, ends = np.nan, (np.nan, np.nan)
-    if best is not None:
-        apart = Summary(found.estimate - best.estimate, found.drawn - best.drawn)
-        behind, ends = apart.estimate, apart.interval()
-    return Row(
-        data, model, float(train), found.estimate, *found.interval(), float(behind), *ends, verdict,
-        seconds,
-    )  # fmt: skip
+            verdict = "holds" if low > 0.5 else "BREAKS" if high < 0.5 else "not told"
+            yield Row(
+                test_name, name, learnt, found.estimate, low, high, math.nan, math.nan, math.nan,
+                verdict, seconds,
+            )  # fmt: skip
 
 
 def _line(row: Row) -> str:
-    behind = "" if np.isnan(row.behind) else (
-        f"  {row.behind:+.3f} [{row.behind_low:+.3f}, {row.behind_high:+.3f}]"
-    )  # fmt: skip
-    train = "    " if np.isnan(row.train) else f"{row.train:.3f}"
+    behind = f"  {row.behind:+.3f} [{row.behind_low:+.3f}, {row.behind_high:+.3f}]"
+    behind = "" if math.isnan(row.behind) else behind
+    train = "    " if math.isnan(row.train) else f"{row.train:.3f}"
     return (
         f"{row.data:16}{row.model:16}{train:6}  {row.test:.3f} [{row.low:.3f}, {row.high:.3f}]"
         f"{behind}  {row.verdict:18}{row.seconds:6.1f} s\n"

@@ -72,6 +72,8 @@ def main() -> None:
         datefmt="%H:%M:%S",
         handlers=[_CurrentStderr()],
     )
+    # Says how many threads it takes whenever pandas finds it installed.
+    logging.getLogger("numexpr").setLevel(logging.WARNING)
     try:
         app()
     except UserError as error:

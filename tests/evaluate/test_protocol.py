@@ -98,6 +98,14 @@ def test_thinned_units_train_on_fewer_and_test_the_same() -> None:
     assert not np.allclose(few, table[table["sample"] == "all"]["score"])
 
 
+def test_a_draw_that_lost_its_training_slides_is_left_out_whole() -> None:
+    thinned = [replace(u, train=u.train[:5], sample="5-shot", draw=d)
+               for d in (0, 1) for u in units(1)]  # fmt: skip
+    thinned[3] = replace(thinned[3], train=("unseen",), validate=())
+    table = run(PROBE, rows_of(), units(1) + thinned).table
+    assert table.groupby(["sample", "draw"]).size().to_dict() == {("5-shot", 0): N, ("all", 0): N}
+
+
 def test_each_fold_is_given_its_own_view() -> None:
     asked: list[View] = []
 

@@ -168,14 +168,14 @@ def _retrieval(cell: CellPlan, data: CellData) -> Predicted:
     """Each tested row looks for its like among all rows of other patients."""
     rows = data.rows
     labels = rows.targets.values[:, 0]
-    patients = np.array(rows.patients, dtype=object)
     tables = []
     for one in _queries(data):
         view = (one.unit.repeat, one.unit.fold)
         view = view if view in cell.pretrain else (-1, -1)
         x = _vectors(cell, data, rows, view)
         test = one.rows.test
-        found = retrieve(x[test], x, labels[test], labels, patients[test], patients, RETRIEVAL_KS)
+        asked = [rows.patients[i] for i in test.tolist()]
+        found = retrieve(x[test], x, labels[test], labels, asked, rows.patients, RETRIEVAL_KS)
         for target, values in found.items():
             for i, value in zip(test.tolist(), values, strict=True):
                 tables += [

@@ -66,11 +66,11 @@ def run_task(plan: Plan, task: str) -> Path:
 
 
 def _sizes(units: list[Unit], sample: str) -> dict[tuple[int, int, int], tuple[int, int]]:
-    """Training and test patients of each unit of a sample, by (draw, repeat, fold)."""
+    """Test and training patients of each unit of a sample, by (draw, repeat, fold)."""
     return {
         (unit.draw, unit.repeat, unit.fold): (
-            len(unit.train) + len(unit.validate),
             len(unit.test),
+            len(unit.train) + len(unit.validate),
         )
         for unit in units
         if unit.sample == sample

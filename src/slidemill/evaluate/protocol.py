@@ -4,6 +4,7 @@ Numbers in, a table of predictions out. All models are given the same units, row
 unit's training and test patients are apart is checked each time.
 """
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -21,7 +22,9 @@ from slidemill.evaluate.probes import PROBES
 from slidemill.evaluate.probes.base import Settings as ProbeSettings
 from slidemill.splits.checks import check_training_patients
 from slidemill.splits.targets import EVENT, TIME, Targets
-from slidemill.splits.units import Unit, unit_seed
+from slidemill.splits.units import ALL, Unit, unit_seed
+
+log = logging.getLogger(__name__)
 
 Float32Array = npt.NDArray[np.float32]
 Float64Array = npt.NDArray[np.float64]
@@ -72,17 +75,31 @@ def ready_units(rows: Rows, units: Sequence[Unit], seed: int, what: str) -> list
 
     Raises:
         LeakError: If a unit trains on a patient whom it tests.
-        CohortError: If what is left of a unit's training rows cannot train a model.
+        CohortError: If what is left of a unit's training rows cannot train a model. Thinned units
+            are left out instead, with the other folds of their draw.
     """
-    found = []
+    found: list[Ready] = []
+    left_out: dict[tuple[str, int, int], str] = {}
     for unit in units:
         name = f"{what}, {unit.name}"
         check_training_patients((*unit.train, *unit.validate), unit.test, name)
         train, validate, test = (rows.of(p) for p in (unit.train, unit.validate, unit.test))
-        if len(test):
+        if not len(test):
+            continue
+        try:
             check_trainable(rows.targets.take(np.concatenate([train, validate])), name)
-            bags = BagUnit(unit.name, train, validate, test, unit_seed(seed, unit))
-            found.append(Ready(unit, bags))
+        except CohortError as error:
+            if unit.sample == ALL:
+                raise
+            left_out.setdefault((unit.sample, unit.draw, unit.repeat), str(error))
+        bags = BagUnit(unit.name, train, validate, test, unit_seed(seed, unit))
+        found.append(Ready(unit, bags))
+    if left_out:
+        # A draw that lost its few training slides is left out whole: the patients of a draw's
+        # metrics stay those of the others.
+        log.warning("%d draws are left out: %s", len(left_out), next(iter(left_out.values())))
+        keys = [(one.unit.sample, one.unit.draw, one.unit.repeat) for one in found]
+        found = [one for one, key in zip(found, keys, strict=True) if key not in left_out]
     if not found:
         raise CohortError(
             f"no tested patient has a usable slide ({what}). See the features' manifest.parquet."
@@ -165,7 +182,7 @@ def run_bags(
         )  # fmt: skip
         for number, result in zip(numbers, results, strict=True):
             tables[number] = _table(rows, ready[number], result.scores)
-            if ready[number].unit.sample == "all":
+            if ready[number].unit.sample == ALL:
                 tested = ready[number].rows.test.tolist()
                 keys = [(ready[number].unit.repeat, i) for i in tested]
                 attention.update(zip(keys, result.attention, strict=False))

@@ -19,10 +19,10 @@ are, so the variance of training (initial weights, which patients trained) is no
 Intervals are bias-corrected percentiles (Efron 1981, doi:10.2307/3314608): quantiles of the draws,
 at levels that move with the share of draws below the estimate. In the benchmark's 500 cohorts they
 cover 93 to 97 % from 60 patients on for AUROC between .7 and .9 and for Harrell's C, and from 100
-for Pearson; below that 91 to 95 %. Plain percentiles cover less near the end of a scale: of an AUROC
-of .91, 87 % with 30 patients and 91 % with 60, where these have 91 and 94 %. An estimate of exactly
-1 has an interval of no width. The calibration error has none: its estimate is biased upwards, and
-of a calibrated model no interval of this kind covers the 0.
+for Pearson; below that 91 to 95 %. Plain percentiles cover less near the end of a scale: of an
+AUROC of .91, 87 % with 30 patients and 91 % with 60, where these have 91 and 94 %. An estimate of
+exactly 1 has an interval of no width. The calibration error has none: its estimate is biased
+upwards, and of a calibrated model no interval of this kind covers the 0.
 
 A draw in which a metric is undefined, such as one without a positive patient, is left out of that
 metric's interval, which equals drawing again: intervals are conditional on both classes.

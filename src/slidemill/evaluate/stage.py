@@ -222,9 +222,9 @@ def _metrics(plan: Plan, cell: CellPlan, rows: Rows, table: pd.DataFrame) -> pd.
         if cell.model == RETRIEVAL:
             one = retrieval_row_metrics(part, draws=config.bootstrap, seed=config.seed)
         else:
-            kind = "multiclass" if cell.control == "site" else cell.task.type
-            names = tuple(dict.fromkeys(part["target"])) if kind != "multilabel" else ()
-            names = names or rows.targets.names
+            kind, names = cell.task.type, rows.targets.names
+            if cell.control == "site":
+                kind, names = "multiclass", tuple(sorted(set(part["target"])))
             one = row_metrics(
                 part, kind, names, draws=config.bootstrap, seed=config.seed, missing=missing
             )

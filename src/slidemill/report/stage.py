@@ -88,7 +88,7 @@ def _protocol(plan: Plan) -> list[str]:
     sentences = [
         f"{folds}; all models see the same ones. Seed {config.seed}.",
         f"{several} Metrics are over patients, on predictions pooled over the folds.",
-        f"95 % intervals: percentiles of {config.bootstrap} draws of patients, with replacement; "
+        f"95 % intervals: bias-corrected percentiles of {config.bootstrap} draws of patients; "
         "differences are paired on the same draws. The variance of training is not in them.",
         "p: corrected resampled t-test over folds (Nadeau & Bengio 2003); Holm's over all pairs.",
         "Features are standardised on the training folds; classes are weighted to balance, unless "

@@ -31,6 +31,8 @@ OPEN_FIGURES = 2
 """Figures that are shown without being asked for."""
 SHOWN_METRICS = 4
 """Metrics of the first table; a further one shows all."""
+MULTICLASS_METRICS = ("auroc", "auprc", "balanced_accuracy", "f1")
+"""Metrics of the control that predicts the site."""
 LOWER_IS_BETTER = {"brier", "ece", "mae"}
 MOST_PAIRS = 12
 """Pairs that a table of differences shows."""
@@ -38,7 +40,7 @@ CONTROLS = {
     "shuffled-labels": "labels shuffled within folds: nothing to learn",
     "mean-features": "linear probe on the mean of the tiles",
     "tile-count": "the number of tiles alone: a confounder if it is far from chance",
-    "site": "predicts the site, not the label: how much of the site is in the features",
+    "site": "how much of the site is in the features",
 }
 
 
@@ -183,7 +185,8 @@ def _tables(cells: list[CellPlan], overall: pd.DataFrame) -> Iterator[ResultTabl
     target = "macro" if kind == "multilabel" else "all"
     main = everyone[everyone["target"] == target]
     results = [cell for cell in cells if not cell.control and cell.model != RETRIEVAL]
-    names = [name for name in METRIC_LABELS if name in set(main["metric"])]
+    own = set(main.loc[main["control"] != "site", "metric"])
+    names = [name for name in METRIC_LABELS if name in own]
     title = "Mean over labels" if kind == "multilabel" else ""
     yield _table(title, results, main, names[:SHOWN_METRICS])
     if len(names) > SHOWN_METRICS:
@@ -193,8 +196,11 @@ def _tables(cells: list[CellPlan], overall: pd.DataFrame) -> Iterator[ResultTabl
             if label != target:
                 rows = everyone[everyone["target"] == label]
                 yield _table(f"Label {label}", results, rows, names, shown=False)
-    controls = [cell for cell in cells if cell.control]
+    controls = [cell for cell in cells if cell.control and cell.control != "site"]
     yield _table("Controls", controls, main, names[:SHOWN_METRICS])
+    sites = [cell for cell in cells if cell.control == "site"]
+    predicted = everyone[everyone["control"] == "site"]
+    yield _table("Control: the site as the label", sites, predicted, list(MULTICLASS_METRICS))
     found = [cell for cell in cells if cell.model == RETRIEVAL]
     hits = everyone[everyone["model"] == RETRIEVAL]
     columns = list(dict.fromkeys(hits["metric"]))

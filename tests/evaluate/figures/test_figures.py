@@ -1,3 +1,8 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
@@ -47,6 +52,42 @@ def test_the_same_tables_give_the_same_bytes() -> None:
         one, two = (figures_of(kind, NAMES[kind], table, judged) for _ in range(2))
         for name in one:
             assert save(one[name]) == save(two[name])
+
+
+SAVE_ALL = """
+import hashlib, sys
+from evaluate.figures.frames import NAMES, comparison, rows
+from slidemill.evaluate.figures import figures_of, save
+for kind in ("multiclass", "regression", "survival"):
+    table, judged = comparison(kind, of=rows(3, 1), patients=30, slides=1)
+    for name, figure in figures_of(kind, NAMES[kind], table, judged).items():
+        for ending, data in save(figure).items():
+            print(kind, name, ending, hashlib.sha256(data).hexdigest())
+"""
+
+
+@pytest.mark.slow
+def test_other_processes_give_the_same_bytes() -> None:
+    folder = str(Path(__file__).parents[2])
+    command = [sys.executable, "-c", SAVE_ALL]
+    found = {
+        subprocess.run(
+            command,
+            env=os.environ | {"PYTHONPATH": folder, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in "1234"
+    }
+    assert len(found) == 1
+    assert "survival kaplan-meier svg" in found.pop()
+
+
+def test_a_figure_that_is_saved_twice_is_the_same() -> None:
+    table, judged = comparison("survival", of=rows(2), patients=15, slides=1)
+    figure = figures_of("survival", NAMES["survival"], table, judged)["kaplan-meier"]
+    assert save(figure) == save(figure)
 
 
 @look()

@@ -1,5 +1,4 @@
 import math
-import re
 from itertools import pairwise
 
 import matplotlib as mpl
@@ -12,7 +11,6 @@ from slidemill.evaluate.figures.style import (
     DASHES,
     FONT_SIZE,
     NAME,
-    _stable_ids,
     columns_of,
     interval,
     line_style,
@@ -43,20 +41,6 @@ def test_bytes_are_the_same_whatever_the_users_settings_are() -> None:
     assert b"dc:date" not in first["svg"]
     assert first["png"].startswith(b"\x89PNG")
     assert b"Software" not in first["png"]
-
-
-def test_clip_paths_are_named_by_what_is_written_of_them() -> None:
-    one, two = (
-        b'<g clip-path="url(#%s)"/><clipPath id="%s">\n <rect x="1"/>\n</clipPath><a href="url(#q)"/>'
-        % (name, name)
-        for name in (b"p123", b"p456")
-    )
-    assert _stable_ids(one) == _stable_ids(two)
-    assert b"url(#q)" in _stable_ids(one)
-    assert _stable_ids(one.replace(b'"1"', b'"2"')) != _stable_ids(one)
-    svg = save(plain_figure())["svg"]
-    used, made = (set(re.findall(p, svg)) for p in (rb"url\(#(\w+)", rb'<clipPath id="(\w+)'))
-    assert used == made != set()
 
 
 def test_settings_are_put_back() -> None:

@@ -90,20 +90,26 @@ def test_no_risk_is_too_large() -> None:
 
 
 def test_the_strength_has_the_highest_cross_validated_partial_likelihood() -> None:
+    """What held-out rows add to the likelihood of the others, by scikit-survival's weights."""
     x, targets = cohort("whas500")
     rows = np.random.default_rng(1).choice(len(x), 90, replace=False)
     x, targets = x[rows], targets.take(rows)
     patients = [f"p{i // 2}" for i in range(90)]
     fitted = FIT(x, targets, patients, Settings(), inner_folds=3, seed=5)
-    gained = np.zeros(len(STRENGTHS))
-    for train, _ in deal(targets.strata(), patients, 3, 5):
+    lost = np.zeros(len(STRENGTHS))
+    for train, held in deal(targets.strata(), patients, 3, 5):
         scaler = StandardScaler().fit(x[train])
-        for i, strength in enumerate(STRENGTHS):
+        of_fold = []
+        for strength in STRENGTHS:
             model = reference(scaler.transform(x[train]), targets.values[train], 1 / strength)
             risk = scaler.transform(x) @ model.coef_
-            gained[i] -= PartialLikelihood.of(targets.values).loss(risk)[0]
-            gained[i] += PartialLikelihood.of(targets.values[train]).loss(risk[train])[0]
-    assert fitted.chosen == {"strength": STRENGTHS[np.argmax(gained)], "inner_folds": 3.0}
+            of_all = PartialLikelihood.of(targets.values).loss(risk)[0]
+            of_fold.append(
+                of_all - PartialLikelihood.of(targets.values[train]).loss(risk[train])[0]
+            )
+        assert np.allclose(module._Losses(x, targets.values)(train, held), of_fold, rtol=1e-4)
+        lost += of_fold
+    assert fitted.chosen == {"strength": STRENGTHS[np.argmin(lost)], "inner_folds": 3.0}
 
 
 @pytest.mark.parametrize(("events", "folds"), [(1, 0), (2, 2), (29, 4), (30, 4)])

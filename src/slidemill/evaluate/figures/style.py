@@ -6,10 +6,8 @@ classes and columns are shown as they are: a `$` or `_` in one is never taken fo
 The same figure gives the same bytes, whatever the user's settings of matplotlib are.
 """
 
-import hashlib
 import io
 import math
-import re
 import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,11 +15,14 @@ from functools import lru_cache
 from typing import Any, Literal, TypedDict
 
 import matplotlib as mpl
+import numpy as np
+import numpy.typing as npt
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, FigureBase, SubFigure
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import text_to_path
+from matplotlib.transforms import Bbox
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 """Okabe and Ito's colours, but for the yellow, which is too light on white."""
@@ -76,6 +77,9 @@ class LineStyle(TypedDict):
 _HANDLE = 0.75
 """Width of a legend beside its text, inches."""
 
+_GRID = 2.0**20
+"""Parts of a figure's width and height on which panels are placed."""
+
 _SETTINGS: dict[Any, Any] = {
     "font.size": FONT_SIZE,
     "axes.titlesize": FONT_SIZE,
@@ -117,11 +121,15 @@ def look() -> Iterator[None]:
 
 
 def save(figure: Figure) -> dict[str, bytes]:
-    """A figure as `svg` and `png`, without dates, versions or random ids."""
+    """A figure as `svg` and `png`, without dates, versions or random ids.
+
+    Its layout stays as it is then.
+    """
     svg = io.BytesIO()
     with look():
+        _settle(figure)
         figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
-    return {"svg": _stable_ids(svg.getvalue()), "png": png_of(figure)}
+    return {"svg": svg.getvalue(), "png": png_of(figure)}
 
 
 def png_of(figure: Figure) -> bytes:
@@ -132,17 +140,30 @@ def png_of(figure: Figure) -> bytes:
     return png.getvalue()
 
 
-def _stable_ids(svg: bytes) -> bytes:
-    """An SVG whose clip paths are named by what is written of them.
+def _settle(figure: Figure) -> None:
+    """Lay a figure out, once, on a grid.
 
-    matplotlib names them by unrounded places, and the solver of its layout has other rounding
-    errors in every process. Names by content, not by number, since a page may hold several SVGs.
+    The solver of the layout makes other rounding errors in every process, which show in the last
+    decimal of the SVG and in its ids. On a grid they are gone; its nodes are none that a layout of
+    whole points has, so that nothing comes to lie between two of them.
     """
-    names = {
-        name: b"p" + hashlib.sha256(path).hexdigest()[:10].encode()
-        for name, path in re.findall(rb'<clipPath id="(\w+)">(.*?)</clipPath>', svg, re.DOTALL)
-    }
-    return re.sub(rb'(<clipPath id="|url\(#)(\w+)', lambda m: m[1] + names.get(m[2], m[2]), svg)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    pending: list[FigureBase] = [figure]
+    while pending:
+        part = pending.pop()
+        pending += part.subfigs
+        if isinstance(part, SubFigure):
+            part.bbox_relative.set_points(_on_grid(part.bbox_relative.get_points()))
+        for text in part.texts:
+            x, y = _on_grid(text.get_position())
+            text.set_position((float(x), float(y)))
+    for axes in figure.axes:
+        axes.set_position(Bbox(_on_grid(axes.get_position(original=True).get_points())))
+
+
+def _on_grid(places: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    return np.asarray(np.floor(np.asarray(places, np.float64) * _GRID + 0.377) / _GRID)
 
 
 def line_style(number: int, *, control: bool) -> LineStyle:

@@ -5,6 +5,7 @@ and gives one result a unit, in the order of the units.
 """
 
 from collections.abc import Sequence
+from typing import cast
 
 from torch import nn
 
@@ -91,9 +92,9 @@ def _groups(sizes: Sequence[int], most: int) -> list[list[int]]:
 
 
 def _builder(network: str, settings: Settings) -> Build:
-    from slidemill.evaluate.mil.torchmil_networks import build
+    from slidemill.evaluate.mil.torchmil_networks import Name, build
 
     def make(dim: int, outputs: int, unit: BagUnit) -> nn.Module:
-        return build(network, dim, outputs, settings.mil.width, settings.mil.dropout)
+        return build(cast("Name", network), dim, outputs, settings.mil.width, settings.mil.dropout)
 
     return make

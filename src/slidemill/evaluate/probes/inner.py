@@ -88,11 +88,9 @@ def deal(strata: Int64Array, patients: Sequence[str], most: int, seed: int) -> l
     number = min(most, *(len(np.unique(names[strata == stratum])) for stratum in present))
     if number < 2:
         return []
-    order = np.lexsort((strata, names))
     splitter = StratifiedGroupKFold(number, shuffle=True, random_state=seed)
-    found = splitter.split(order, strata[order], names[order])
-    folds = [(np.sort(order[train]), np.sort(order[held])) for train, held in found]
-    return [fold for fold in folds if len(np.unique(strata[fold[0]])) == len(present)]
+    folds = splitter.split(names, strata, names)
+    return [(a, b) for a, b in folds if len(np.unique(strata[a])) == len(present)]
 
 
 def deal_patients(patients: Sequence[str], most: int, seed: int) -> list[Fold]:
