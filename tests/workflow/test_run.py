@@ -9,6 +9,7 @@ import h5py
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("finished")]
 
@@ -38,15 +39,26 @@ def test_every_stage_left_its_artifacts(finished):
     assert len(list(results.glob("pretrain/*/slides/*.h5"))) == 2 * good
     metrics = pd.read_parquet(finished.one("evaluate/grade-??????????/metrics.parquet"))
     overall = metrics[metrics["fold"] < 0]
-    assert set(zip(overall["model"], overall["input"], strict=True)) == {
-        ("abmil", "rgb-mean"),
-        ("linear-probe", "rgb-mean"),
-        ("linear-probe", "rgb-mean/dino"),
+    assert set(zip(overall["model"], overall["input"], overall["control"], strict=True)) == {
+        ("abmil", "rgb-mean", ""),
+        ("linear-probe", "rgb-mean", ""),
+        ("linear-probe", "rgb-mean/dino", ""),
+        ("linear-probe", "rgb-mean", "shuffled-labels"),
+        ("linear-probe", "number of tiles", "tile-count"),
     }
-    assert (overall["low"] <= overall["estimate"]).all()
-    assert (overall["estimate"] <= overall["high"]).all()
-    predictions = pd.read_parquet(finished.one("evaluate/grade-??????????/predictions.parquet"))
-    assert (predictions.groupby(["model", "input"]).size() == good).all()
+    with_interval = overall[overall["metric"] != "ece"]
+    assert (with_interval["low"] <= with_interval["estimate"]).all()
+    assert (with_interval["estimate"] <= with_interval["high"]).all()
+    assert (overall["n_patients"] == 6).all()
+    comparison = finished.one("evaluate/grade-??????????")
+    predictions = pd.read_parquet(comparison / "predictions.parquet")
+    assert (predictions.groupby(["model", "input", "control"]).size() == good).all()
+    differences = pd.read_parquet(comparison / "comparisons.parquet")
+    assert len(differences) == 3
+    for name in ("roc", "pr", "calibration", "confusion", "forest"):
+        assert (comparison / f"{name}.svg").read_bytes().startswith(b"<?xml")
+        assert (comparison / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    assert len(list(results.glob("evaluate/grade-abmil-*/slides/*.h5"))) == good
     assert finished.one("report/*/report.html").stat().st_size > 10_000
 
 
@@ -112,6 +124,32 @@ def test_commands_say_how_the_run_is(finished):
     assert "sha256 is not the manifest's" in text
 
 
+def test_splits_can_be_given_back(finished):
+    config = yaml.safe_load((finished.folder / "config.yaml").read_text())
+    given = finished.one("evaluate/grade-??????????/splits.json")
+    config["evaluate"]["splits"] = str(given.relative_to(finished.folder))
+    (finished.folder / "given.yaml").write_text(yaml.safe_dump(config | {"results": "given"}))
+    for stage in ("cohort", "splits"):
+        command = [sys.executable, "-c", "from slidemill.cli import main; main()", stage]
+        subprocess.run([*command, "--config", "given.yaml"], cwd=finished.folder, check=True)
+    (again,) = (finished.folder / "given").glob("splits/*/splits.parquet")
+    keys = ["repeat", "fold", "part", "patient_id"]
+    tables = [pd.read_parquet(path)[keys].sort_values(keys).to_numpy().tolist()
+              for path in (given.with_name("splits.parquet"), again)]  # fmt: skip
+    assert tables[0] == tables[1]
+
+
+def test_attention_is_exported(finished):
+    command = [sys.executable, "-c", "from slidemill.cli import main; main()", "export"]
+    out = finished.folder / "exported"
+    subprocess.run([*command, "attention", "--out", str(out)], cwd=finished.folder, check=True)
+    assert len(list(out.glob("*/*.png"))) == 8
+    for path in out.glob("*/*.geojson"):
+        tiles = json.loads(path.read_text())["features"]
+        shares = [tile["properties"]["measurements"]["attention"] for tile in tiles]
+        assert sum(shares) == pytest.approx(1, abs=1e-4)
+
+
 def test_a_second_run_has_nothing_to_do(finished):
     assert "Nothing to be done" in finished.run()
 
@@ -122,7 +160,8 @@ def test_recompute_shows_in_a_dry_run_and_changes_nothing(finished):
         "features_bucket": 2,
         "features_manifest": 1,
         "pretrain_run": 2,
-        "evaluate_run": 4,
+        "evaluate_summary": 1,
+        "evaluate_run": 6,
         "write_report": 1,
     }
     assert not (finished.results / "recompute").exists()

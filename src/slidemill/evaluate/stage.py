@@ -233,7 +233,9 @@ def _metrics(plan: Plan, cell: CellPlan, rows: Rows, table: pd.DataFrame) -> pd.
 
 
 def _write_attention(cell: CellPlan, data: CellData, found: Predicted, folder: Path) -> None:
-    """Attention of the first repetition, one file a slide."""
+    """Attention of the first repetition over tiles, one file a slide."""
+    if cell.kind == "slides":
+        return
     fold_of = {
         patient: unit.fold
         for unit in data.units

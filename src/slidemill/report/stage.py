@@ -23,6 +23,7 @@ from slidemill.artifacts.provenance import PRODUCER, package_versions
 from slidemill.plan import CellPlan, Plan
 from slidemill.report.choice import choose_slides
 from slidemill.report.figures import attention_overlay, histogram, jpeg, loss_curves
+from slidemill.report.heatmap import tile_boxes
 from slidemill.report.html import ReportPage, SlideSection, render
 from slidemill.report.tasks import task_section
 from slidemill.slides.overview import read_overview
@@ -145,9 +146,7 @@ def _attention(plan: Plan, cell: CellPlan, row: dict[str, Any]) -> bytes | None:
     with Slide(Path(row["path"]), row["reader"]) as slide:
         scale = max(1.0, max(slide.dimensions) / PICTURE_PX)
         pixels = read_overview(slide, scale, scale).pixels
-    size = np.array([geometry.width, geometry.height])
-    boxes = np.concatenate([coords, coords + size], axis=1) / scale
-    return attention_overlay(pixels, boxes, weights)
+    return attention_overlay(pixels, tile_boxes(coords, geometry, scale), weights)
 
 
 def _cohort_rows(plan: Plan, cohort: pd.DataFrame) -> list[tuple[str, str]]:

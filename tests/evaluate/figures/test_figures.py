@@ -78,7 +78,7 @@ def test_other_processes_give_the_same_bytes() -> None:
             text=True,
             check=True,
         ).stdout
-        for seed in "1234"
+        for seed in "123"
     }
     assert len(found) == 1
     assert "survival kaplan-meier svg" in found.pop()

@@ -81,6 +81,7 @@ _GRID = 2.0**20
 """Parts of a figure's width and height on which panels are placed."""
 
 _SETTINGS: dict[Any, Any] = {
+    "figure.dpi": DPI,
     "font.size": FONT_SIZE,
     "axes.titlesize": FONT_SIZE,
     "axes.labelsize": FONT_SIZE,
