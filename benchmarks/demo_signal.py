@@ -108,7 +108,9 @@ def shuffled(seed: int) -> dict[str, pd.Series]:
     values["features"]["encoders"] = ["hed-texture"]
     values["pretrain"]["runs"] = []
     values["evaluate"]["tasks"] = [{"name": "shuffled", "column": "label", "shuffle_labels": True}]
-    values["evaluate"]["seed"] = seed
+    values["evaluate"] |= {
+        "seed": seed, "models": ["abmil", "linear-probe"], "controls": [], "retrieval": False
+    }  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "shuffled.json"
         path.write_text(json.dumps(values), encoding="utf-8")

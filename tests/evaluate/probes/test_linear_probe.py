@@ -100,3 +100,17 @@ def test_a_fit_that_did_not_converge_says_so(monkeypatch: pytest.MonkeyPatch) ->
     settings = Settings(linear_probe=LinearProbeConfig(strength=10.0))
     fitted = FIT(x, targets, [str(i) for i in range(60)], settings, inner_folds=5, seed=0)
     assert fitted.chosen == {"strength": 10.0, "unconverged": 1.0}
+
+
+@pytest.mark.parametrize("name", ["linear-probe", "simpleshot", "knn"])
+def test_two_classes_of_a_multiclass_task_are_two_outputs(name: str) -> None:
+    rng = np.random.default_rng(0)
+    y = np.arange(20) % 2
+    x = rng.standard_normal((20, 3)) + 3 * y[:, None]
+    targets = Targets("multiclass", ("a", "b"), y[:, None].astype(np.float64))
+    patients = [f"p{i}" for i in range(20)]
+    fitted = PROBES[name].fit(x, targets, patients, Settings(), inner_folds=3, seed=0)
+    scores = fitted.predict(x)
+    assert scores.shape == (20, 2)
+    assert np.allclose(scores.sum(axis=1), 1)
+    assert (scores.argmax(axis=1) == y).mean() > 0.9

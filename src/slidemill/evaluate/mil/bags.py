@@ -5,6 +5,7 @@ the tiles of all bags of a batch lie one behind the other, so that nothing is pa
 """
 
 import hashlib
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -121,7 +122,7 @@ class Batch:
     lengths: tuple[int, ...]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Course:
     """In which order, and in which batches, an epoch goes through a cohort.
 
@@ -134,12 +135,14 @@ class Course:
         batch: Bags a batch.
         max_tiles: Tiles that are drawn from a bag, uniformly without replacement.
         seed: Seed of order and draws.
+        waited_s: Seconds for which training has waited for tiles so far.
     """
 
     bags: Bags
     batch: int
     max_tiles: int
     seed: int
+    waited_s: float = 0.0
 
     @property
     def steps(self) -> int:
@@ -166,11 +169,13 @@ class Course:
             return
         with ThreadPoolExecutor(1, thread_name_prefix="bags") as ahead:
             following = ahead.submit(self._read, wanted[0], epoch)
-            for part in wanted[1:]:
+            for part in [*wanted[1:], None]:
+                start = time.perf_counter()
                 batch = following.result()
-                following = ahead.submit(self._read, part, epoch)
+                self.waited_s += time.perf_counter() - start
+                if part is not None:
+                    following = ahead.submit(self._read, part, epoch)
                 yield batch
-            yield following.result()
 
     def _read(self, part: Int64Array, epoch: int) -> Batch:
         tiles = [self.bags.tiles(i, self._rows(i, epoch)) for i in part.tolist()]

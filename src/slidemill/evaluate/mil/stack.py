@@ -8,7 +8,7 @@ is trained with. Test bags never enter: not the moments, not the loss, not the c
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -84,8 +84,12 @@ def fit_stack(
         network.train()
         total = torch.zeros(len(units), device=device)
         for part in course.epoch(epoch, np.any(train, axis=0, keepdims=True)[0]):
-            optimizer.zero_grad(set_to_none=False)
-            if len(part.bags):
+            optimizer.zero_grad()
+            if not len(part.bags):
+                # A step with gradients of 0, not one that is left out.
+                for parameter in network.weights.values():
+                    parameter.grad = torch.zeros_like(parameter)
+            else:
                 x = torch.from_numpy(part.features).to(device)
                 noise = dropout_noise(network, epoch, part.bags.tolist(), part.lengths)
                 outputs, _ = network(x, part.lengths, noise)
@@ -102,7 +106,8 @@ def fit_stack(
     if best.weights:
         network.load_state_dict(best.weights)
     epochs = best.epoch.long().tolist() if best.weights else [settings.mil.epochs] * len(units)
-    return _test(network.eval(), head, bags, units, epochs)
+    results = _test(network.eval(), head, bags, units, epochs)
+    return [replace(result, waited_s=course.waited_s) for result in results]
 
 
 def cohort_batch(unit: BagUnit, bags: int, settings: Settings, survival: bool) -> int:

@@ -39,11 +39,13 @@ class UnitResult:
         scores: float64 (n, K).
         attention: One float32 (n_i,) a test bag, which sums to 1; none where there is none.
         epochs: Epochs whose weights were taken: the best one and those before it.
+        waited_s: Seconds for which the training of all units side by side waited for tiles.
     """
 
     scores: Float64Array
     attention: list[Float32Array] = field(default_factory=list)
     epochs: int = 0
+    waited_s: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -134,6 +134,7 @@ class Task:
         rows: Rows whose label is known, int64 (m,).
         classes: Class of each of them, int64 (m,).
         names: Names of all classes; those that no row has are among them.
+        whole: Whether each class is an output (multiclass), and not the positive one alone.
         suffix: What `chosen` adds to the names of settings.
     """
 
@@ -141,6 +142,7 @@ class Task:
     rows: Int64Array
     classes: Int64Array
     names: tuple[str, ...]
+    whole: bool
     suffix: str = ""
 
     @property
@@ -155,10 +157,10 @@ class Task:
             probabilities: float64 (n, number of present classes).
 
         Returns:
-            float64 (n, 1) of the positive class for two-class labels, else float64 (n, classes),
-            0 for a class that no training row has.
+            float64 (n, classes), 0 for a class that no training row has; of a binary task or a
+            label float64 (n, 1), of the positive class.
         """
-        if len(self.names) == 2:
+        if not self.whole:
             return probabilities[:, 1:]
         full = np.zeros((len(probabilities), len(self.names)))
         full[:, self.present] = probabilities
@@ -182,7 +184,8 @@ def tasks_of(targets: Targets, name: str) -> Iterator[Task]:
         label = targets.names[i]
         names = targets.names if targets.type == "multiclass" else (f"not {label}", label)
         suffix = f" of {label}" if targets.type == "multilabel" else ""
-        task = Task(i, known, targets.values[known, i].astype(np.int64), names, suffix)
+        classes = targets.values[known, i].astype(np.int64)
+        task = Task(i, known, classes, names, targets.type == "multiclass", suffix)
         if len(task.present) < 2:
             raise ValueError(f"{name} is trained on two classes at least; {label!r} has fewer")
         yield task

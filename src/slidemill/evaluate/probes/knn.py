@@ -58,7 +58,7 @@ def fit(
     memories, chosen = [], {}
     for task in tasks_of(targets, "knn"):
         hot = (task.classes[:, None] == np.arange(len(task.names))).astype(np.float64)
-        values = hot[:, 1:] if len(task.names) == 2 else hot
+        values = hot if task.whole else hot[:, 1:]
         memories.append(_Memory(x[task.rows], values, k, temperature))
         chosen[f"k{task.suffix}"] = float(memories[-1].k)
     return Fitted(lambda x: np.concatenate([one.predict(x) for one in memories], axis=1), chosen)
