@@ -145,7 +145,7 @@ def main() -> None:
     sys.stdout.write(
         f"{args.slides} slides x {args.tiles} tiles x {args.dim}, {FOLDS} folds of abmil\n"
         f"  summary {summary_s:.0f} s; an epoch: reading alone {reading_s:.1f} s, training alone "
-        f"{training_s:.1f} s, both {both_s:.1f} s, of which training waited for tiles {waited_s:.1f} s "
+        f"{training_s:.1f} s, both {both_s:.1f} s, of which it waited for tiles {waited_s:.1f} s "
         f"({100 * waited_s / both_s:.1f} %)\n"
         f"  peak memory {found['peak_mb']:.0f} MB\n"
     )
