@@ -2,7 +2,7 @@
 
 Ten folds, stratified by bag, five times; features standardised over the whole set (as that protocol
 does, without labels); layers of 256, 128 and 64 with dropout, gated attention, the last epoch.
-Other than there, a step sees 32 bags and not one, and the optimiser is AdamW; `--optimizer sgd
+Other than there, a step sees 16 bags and not one, and the optimiser is AdamW; `--optimizer sgd
 --batch-bags 1 --learning-rate 0.0005 --epochs 100` is the original. Prints the mean accuracy over
 repetitions with its spread, and the time against the plain loop over folds and bags. The published
 accuracy of gated attention is .900 on MUSK1 and .857 on ELEPHANT.
@@ -14,6 +14,7 @@ import argparse
 import json
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -64,7 +65,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="CSV: label, bag, features.")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=40)
-    parser.add_argument("--batch-bags", type=int, default=32)
+    parser.add_argument("--batch-bags", type=int, default=16)
     parser.add_argument("--learning-rate", type=float, default=0.001)
     parser.add_argument("--weight-decay", type=float, default=0.01)
     parser.add_argument("--dropout", type=float, default=0.5)
@@ -88,6 +89,9 @@ def main() -> None:
     )
     settings = Settings(mil, AbmilConfig(attention_width=64), standardise=False)
 
+    # The first steps of a process wait for memory, whoever takes them: not timed for either.
+    few = settings.mil.model_copy(update={"epochs": 2})
+    cross_fit("abmil", bags, targets, units, replace(settings, mil=few), seed=args.seed)
     start = time.perf_counter()
     results = cross_fit("abmil", bags, targets, units, settings, seed=args.seed)
     stacked_s = time.perf_counter() - start

@@ -195,7 +195,8 @@ class StackedMil(nn.Module):
             shift = mean.mean(0)
             x = x - shift
             bias = bias - torch.bmm((mean - shift).unsqueeze(1), weight)
-        h = functional.relu(torch.matmul(x, weight) + bias)
+        everyone = x.expand(len(weight), *x.shape)
+        h = functional.relu(torch.baddbmm(bias, everyone, weight))
         for i in range(1, len(self.shape.widths)):
             h = functional.relu(self._linear(f"embed{i}", h, chosen))
         return h
