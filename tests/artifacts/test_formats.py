@@ -16,7 +16,7 @@ from slidemill.artifacts.spec import ArtifactSpec, all_specs, find_spec, registe
 from slidemill.errors import ArtifactError
 
 STAMP = Stamp("d" * 64, "i" * 64, "s1", {"tissue": "u" * 64}, {"tile_px": 256})
-ATTENTION_FACTS = {"repeat": 0, "fold": 1, "probability": 0.5}
+ATTENTION_FACTS = {"repeat": 0, "fold": 1, "model": "abmil", "input": "uni"}
 
 
 def tiles(n=3):

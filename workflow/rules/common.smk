@@ -1,3 +1,4 @@
+from slidemill.config.evaluate import ON_BAGS
 from slidemill.errors import SlidemillError
 from slidemill.workflow import finish, plan_workflow, recompute_flags, start
 from snakemake.exceptions import WorkflowError
@@ -95,6 +96,13 @@ def evaluate_inputs(wildcards):
     if wildcards.run in CELLS:
         return [str(path) for path in PLAN.cell_inputs(CELLS[wildcards.run])]
     return [str(path) for path in PLAN.comparison_inputs(COMPARISONS[wildcards.run])]
+
+
+def evaluate_threads(wildcards):
+    """Models on bags of a network's features take all that they get; others go side by side."""
+    cell = CELLS.get(wildcards.run)
+    large = cell is not None and cell.encoder.encoder.spec.needs_weights
+    return 8 if large and cell.entry is not None and cell.entry.name in ON_BAGS else 1
 
 
 def split_task(wildcards):

@@ -26,7 +26,7 @@ rule evaluate_run:
         "<logs>/evaluate/{run}.log",
     conda:
         "../../envs/cpu.yaml"
-    threads: 1
+    threads: evaluate_threads
     resources:
         mem_mb=growing_mem(8000),
         runtime=growing_time(240),
