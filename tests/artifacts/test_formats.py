@@ -129,7 +129,7 @@ def test_an_unknown_version_names_what_is_known(tmp_path):
     write_attention(tmp_path / "a.h5")
     with h5py.File(tmp_path / "a.h5", "a") as file:
         file.attrs["artifact_version"] = 99
-    with pytest.raises(ArtifactError, match=r"version 99.*reads versions \[1\]"):
+    with pytest.raises(ArtifactError, match=r"version 99.*reads versions \[1, 2\]"):
         open_hdf5(tmp_path / "a.h5", "attention")
     with pytest.raises(ArtifactError, match="no such type"):
         find_spec("nonsense", 1, "x")

@@ -109,7 +109,7 @@ def test_a_patient_in_two_folds_fails_the_run(project):
     printed = project.run(ok=False)
     assert patients[0] in printed
     assert "Traceback" not in printed
-    assert not list(project.results.glob("evaluate/*"))
+    assert not list(project.results.glob("evaluate/grade-*"))
 
 
 def test_a_killed_run_goes_on_where_it_was_with_the_same_digests(project):
