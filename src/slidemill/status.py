@@ -140,12 +140,17 @@ def _verify(plan: Plan) -> Iterator[str]:
             yield f"{plan.manifest_path(stage)}: there is no manifest. Run {command}."
         elif stage.stage != "cohort":
             yield from _verify_slides(folder, frame, stage)
-    for stage in [cell.stage for cell in plan.cells] + list(plan.evaluate.values()):
-        names = ["predictions", "metrics"]
-        for name in names + (["comparisons"] if stage in plan.evaluate.values() else []):
+    tables: list[tuple[StageId, dict[str, str]]] = []
+    if plan.cells:
+        tables += [(stage, {"summary": "feature-summary"}) for stage in plan.summaries.values()]
+    both = {"predictions": "predictions", "metrics": "metrics"}
+    tables += [(cell.stage, both) for cell in plan.cells]
+    tables += [(stage, both | {"comparisons": "comparisons"}) for stage in plan.evaluate.values()]
+    for stage, files in tables:
+        for name, kind in files.items():
             path = stage.folder(plan.results) / f"{name}.parquet"
             try:
-                read_parquet(path, name)
+                read_parquet(path, kind)
                 if read_footer(path)["digest"] != stage.digest:
                     yield f"{path}: written by another run ({read_footer(path)['digest'][:10]})"
             except ArtifactError as error:

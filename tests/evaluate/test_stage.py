@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from slidemill.errors import LeakError
-from slidemill.evaluate.stage import check_pretraining
+from slidemill.errors import ArtifactError, LeakError
+from slidemill.evaluate.stage import check_pretraining, check_summary
 from slidemill.splits.units import Unit
 
 UNITS = [Unit(0, 0, ("a", "b"), (), ("c", "d")), Unit(0, 1, ("c", "d"), (), ("a", "b"))]
@@ -52,3 +52,13 @@ def test_an_encoder_of_its_own_cohort_may_see_no_tested_patient(tmp_path: Path) 
 
 def test_an_encoder_of_all_patients_is_let_through(tmp_path: Path) -> None:
     check(tmp_path, cell_of(tmp_path, "all", all=["a", "b", "c", "d"]))
+
+
+def test_a_summary_of_other_features_is_refused() -> None:
+    summary = SimpleNamespace(slide_ids=("s1", "s2"), item_digests=("a", "b"))
+    same = SimpleNamespace(slide_ids=["s1", "s2"], item_digests=["a", "b"])
+    check_summary(summary, same, "summary-uni")  # type: ignore[arg-type]
+    for ids, digests in ((["s1"], ["a"]), (["s1", "s2"], ["a", "c"]), (["s2", "s1"], ["a", "b"])):
+        other = SimpleNamespace(slide_ids=ids, item_digests=digests)
+        with pytest.raises(ArtifactError, match="evaluate --run summary-uni"):
+            check_summary(summary, other, "summary-uni")  # type: ignore[arg-type]

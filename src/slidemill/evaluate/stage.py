@@ -33,6 +33,7 @@ from slidemill.artifacts.formats import (
 from slidemill.artifacts.hdf5 import open_hdf5, write_hdf5
 from slidemill.artifacts.manifest import read_manifest
 from slidemill.artifacts.parquet import read_parquet, write_parquet
+from slidemill.errors import ArtifactError
 from slidemill.evaluate.bootstrap import retrieval_row_metrics, row_metrics
 from slidemill.evaluate.cell import CellData, run_model
 from slidemill.evaluate.dataset import Rows, make_rows
@@ -99,6 +100,20 @@ def read_summary(plan: Plan, encoder: EncoderPlan) -> Summary:
         mean, m2 = file["mean"][:], file["m2"][:]
     ids, digests, hashes = (tuple(table[c]) for c in ("slide_id", "item_digest", "sha256"))
     return Summary(ids, digests, hashes, Moments(table["count"].to_numpy(np.int64), mean, m2))
+
+
+def check_summary(summary: Summary, store: FeatureStore, name: str) -> None:
+    """Refuse a summary of other features than those that are there.
+
+    Raises:
+        ArtifactError: Saying how it is made again.
+    """
+    here = (tuple(store.slide_ids), tuple(store.item_digests))
+    if (summary.slide_ids, summary.item_digests) != here:
+        raise ArtifactError(
+            f"{name}: a summary of other features than those that are there. Make it again: "
+            f"`slidemill evaluate --run {name}`."
+        )
 
 
 def run_cell(plan: Plan, cell: CellPlan, device: str, threads: int) -> Path:
@@ -183,6 +198,7 @@ def _data(plan: Plan, cell: CellPlan, units: list[Unit]) -> CellData:
     )  # fmt: skip
     features = cell.encoder.features
     store = FeatureStore(features.folder(plan.results), read_manifest(plan.manifest_path(features)))
+    check_summary(summary, store, cell.summary.name)
 
     def embed(slide: int, view: tuple[int, int]) -> npt.NDArray[np.float32]:
         encoder = cell.pretrain[view]
@@ -249,11 +265,13 @@ def _write_attention(cell: CellPlan, data: CellData, found: Predicted, folder: P
         ends = np.cumsum([data.summary.moments.count[slide] for slide in slides])
         for slide, part in zip(slides, np.split(weights, ends[:-1]), strict=True):
             slide_id = data.summary.slide_ids[slide]
-            # In a joint bag the weights of all of a patient's slides sum to 1 together.
+            # In a joint bag the weights of all of a patient's slides sum to 1 together, and those
+            # of one may have been too small to be told from 0.
+            total = np.maximum(part.sum(), np.finfo(np.float32).tiny)
             write_hdf5(
                 folder / "slides" / f"{slide_id}.h5",
                 {
-                    "attention": (part / part.sum()).astype(np.float32),
+                    "attention": (part / total).astype(np.float32),
                     "coords": data.store.coords(slide),
                 },
                 ATTENTION,

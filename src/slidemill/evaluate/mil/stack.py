@@ -78,12 +78,13 @@ def fit_stack(
     optimizer = make_optimizer(list(network.weights.parameters()), settings.mil)
     schedule = make_schedule(optimizer, settings.mil, course.steps)
     own = torch.from_numpy(train).to(device)
+    needed: BoolArray = np.asarray(train.any(axis=0))
     expected = torch.from_numpy(head.expected(train, batch)).float().clamp(min=1e-12).to(device)
     best = _Best(torch.full((len(units),), math.inf), torch.zeros(len(units)), {})
     for epoch in range(settings.mil.epochs):
         network.train()
         total = torch.zeros(len(units), device=device)
-        for part in course.epoch(epoch, np.any(train, axis=0, keepdims=True)[0]):
+        for part in course.epoch(epoch, needed):
             optimizer.zero_grad()
             if not len(part.bags):
                 # A step with gradients of 0, not one that is left out.
