@@ -26,7 +26,7 @@ from slidemill.features.engine import Work
 from slidemill.features.registry import ENCODERS
 from slidemill.features.runners import HostRunner
 from slidemill.pretrain.bags import ArrayBags, grid_positions
-from slidemill.pretrain.encoder import embed
+from slidemill.pretrain.embedding import embed_slide
 from slidemill.pretrain.train import train
 from slidemill.slides.overview import read_overview
 from slidemill.slides.pyramid import write_pyramid
@@ -99,10 +99,21 @@ def _pretrain():
     coords = [np.stack(np.meshgrid(np.arange(5), np.arange(4)), -1).reshape(-1, 2) * 64] * 6
     features = [rng.standard_normal((20, 8)).astype(np.float32) for _ in range(6)]
     bags = ArrayBags([f"s{i}" for i in range(6)], coords, [(64.0, 64.0)] * 6, features)
-    run = PretrainRun(width=16, depth=1, heads=2, prototypes=16, epochs=2, batch_slides=3)
-    trained = train(bags, run, device="cpu", seed=0)
-    vector = embed(trained.encoder, features[0], grid_positions(coords[0], (64.0, 64.0)), "cpu")
-    return [*trained.metrics["loss"], np.abs(vector).mean()]
+    found = []
+    for more in (
+        {"method": "dino", "targets": "centring", "regulariser": "kde"},
+        {"method": "dinov2"},
+        {"method": "dinov2-compact", "attention": "longnet", "accumulate": 2},
+    ):
+        run = PretrainRun(
+            size="1x16", heads=2, head={"prototypes": 16, "hidden": 16, "bottleneck": 8}, epochs=2,
+            batch_slides=3, **more,
+        )  # fmt: skip
+        trained = train(bags, run, seed=0)
+        grid = grid_positions(coords[0], (64.0, 64.0))
+        embedded = embed_slide(trained.encoder, features[0], grid, "cpu")
+        found += [*trained.metrics["loss"], np.abs(embedded.cls).mean(), embedded.layers.std()]
+    return found
 
 
 def _evaluate():

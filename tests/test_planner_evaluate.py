@@ -1,3 +1,4 @@
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -5,7 +6,8 @@ import pytest
 
 from slidemill.config import parse_config
 from slidemill.errors import ConfigError
-from slidemill.plan import Plan
+from slidemill.evaluate.encoder_rows import RowKey, encoder_rows
+from slidemill.plan import CellPlan, Plan
 from slidemill.planner import make_plan
 
 HEADER = "slide_id\tpath\tpatient_id\tlabel\tgrade\tage\tdays\tdead\tsite\n"
@@ -71,6 +73,107 @@ def test_inputs_are_tiles_slides_or_both(plan: Callable[..., Plan]) -> None:
     ]
     both = next(cell for cell in made.cells if cell.model == "deep")
     assert both.stage.name.startswith("t-deep-rgb-mean-and-rgb-mean-dino-")
+
+
+EVERY_CONTROL = (
+    "random-init", "shuffled-coordinates", "mean-tokens", "random-init-mean-tokens",
+    "shuffled-mean-tokens", "layers", "random-init-layers", "shuffled-layers", "cls+mean",
+)  # fmt: skip
+
+
+def encoders_of(made: Plan) -> dict[str, CellPlan]:
+    return {cell.source: cell for cell in made.cells if cell.controls}
+
+
+def test_controls_of_a_slide_encoder_come_with_its_results(plan: Callable[..., Plan]) -> None:
+    runs = [{"name": "dino", "patients": "all"}, {"name": "other", "patients": "all"}]
+    made = plan(runs, models=["linear-probe"])
+    sources = [f"{e}/{r}" for e in ("rgb-mean", "hed-texture") for r in ("dino", "other")]
+    assert sorted(encoders_of(made)) == sorted(sources)
+    # The probe on the class token is a result here, and so is the one on the mean of the tiles.
+    assert {cell.controls for cell in encoders_of(made).values()} == {EVERY_CONTROL}
+    assert [line for line in lines(made) if line[0] == "max-features"] == [
+        ("max-features", "rgb-mean"), ("max-features", "hed-texture"),
+    ]  # fmt: skip
+    names = [cell.stage.name for cell in made.cells]
+    assert len(set(names)) == len(names)
+    assert all(re.fullmatch(r"[A-Za-z0-9_.-]+", name) for name in names)
+    rows = encoders_of(made)["rgb-mean/dino"].rows()
+    assert [row.control for row in rows] == list(EVERY_CONTROL)
+    assert {(r.control, r.readout, r.kind) for r in rows} >= {
+        ("random-init", "random_init_cls", "slides"), ("layers", "layers", "slides"),
+        ("cls+mean", "cls", "both"), ("shuffled-mean-tokens", "shuffled_mean_tokens", "slides"),
+    }  # fmt: skip
+    assert len({(row.model, row.source, row.control) for row in rows}) == len(rows)
+
+
+def test_without_a_slide_encoder_there_are_no_controls_of_one(plan: Callable[..., Plan]) -> None:
+    made = plan(models=["linear-probe"])
+    assert not encoders_of(made)
+    assert "max-features" not in dict(lines(made))
+    assert {cell.readout for cell in made.cells} == {""}
+
+
+def test_a_slide_encoder_among_bags_has_its_controls(plan: Callable[..., Plan]) -> None:
+    run = [{"name": "dino", "patients": "all"}]
+    beside = plan(run, models=[{"name": "abmil", "inputs": ["both"]}])
+    assert {c.controls for c in encoders_of(beside).values()} == {("cls", *EVERY_CONTROL)}
+    assert not encoders_of(plan(run, models=["abmil"]))
+    assert encoders_of(plan(run, models=["abmil"], retrieval=True))
+
+
+def test_a_probe_with_other_settings_stands_for_no_control(plan: Callable[..., Plan]) -> None:
+    run = [{"name": "dino", "patients": "all"}]
+    probe = {"name": "linear-probe", "linear_probe": {"strength": 1.0}}
+    made = plan(run, models=[probe])
+    assert encoders_of(made)["rgb-mean/dino"].controls[0] == "cls"
+    assert ("mean-features", "rgb-mean") in lines(made)
+
+
+def test_the_configuration_chooses_controls_and_the_digest_says_so(
+    plan: Callable[..., Plan],
+) -> None:
+    run = [{"name": "dino", "patients": "all"}]
+    few = plan(run, models=["linear-probe"], controls=["random-init", "layers"])
+    cells = encoders_of(few)
+    assert cells["rgb-mean/dino"].controls == ("random-init", "layers")
+    fewer = plan(run, models=["linear-probe"], controls=["layers"])
+    digests = [encoders_of(one)["rgb-mean/dino"].stage.digest for one in (few, fewer)]
+    assert digests[0] != digests[1]
+    assert not encoders_of(plan(run, models=["linear-probe"], controls=["site"]))
+    result = next(cell for cell in few.cells if cell.source == "rgb-mean/dino")
+    assert result.stage.parameters["readout"] == result.readout == "cls"
+    with pytest.raises(ConfigError, match="controls"):
+        plan(run, controls=["random"])
+
+
+def test_every_readout_is_compared_with_its_own_controls(plan: Callable[..., Plan]) -> None:
+    made = plan([{"name": "dino", "patients": "all"}], models=["linear-probe", "abmil"])
+    (rgb, _) = encoder_rows(made.cells)
+    source, cls = "rgb-mean/dino", RowKey("linear-probe", "rgb-mean/dino", "")
+    assert rgb.rows["cls"] == cls
+    assert rgb.mean_features == RowKey("linear-probe", "rgb-mean", "")
+    pairs = rgb.pairs()
+    for other in ("random-init", "shuffled-coordinates"):
+        assert (cls, RowKey("linear-probe", source, other)) in pairs
+    assert (cls, rgb.mean_features) in pairs
+    assert (cls, RowKey("linear-probe", "rgb-mean", "max-features")) in pairs
+    layers = RowKey("linear-probe", source, "layers")
+    assert (layers, RowKey("linear-probe", source, "random-init-layers")) in pairs
+    assert (RowKey("linear-probe", source, "cls+mean"), rgb.mean_features) in pairs
+    assert len(pairs) == len(set(pairs)) == 3 * 4 + 2
+
+
+def test_pairs_of_controls_that_are_not_there_are_left_out(plan: Callable[..., Plan]) -> None:
+    made = plan(
+        [{"name": "dino", "patients": "all"}],
+        models=[{"name": "abmil", "inputs": ["both"]}],
+        controls=["cls", "mean-features"],
+    )
+    rgb = next(encoder_rows(made.cells))
+    assert [(a.label, b.label) for a, b in rgb.pairs()] == [
+        ("linear-probe on rgb-mean/dino (cls)", "linear-probe on rgb-mean (mean-features)"),
+    ]
 
 
 def test_each_task_gets_the_models_that_can_do_it(plan: Callable[..., Plan]) -> None:

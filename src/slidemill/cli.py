@@ -5,6 +5,7 @@ traceback. Nothing heavy is imported before a command is chosen.
 """
 
 import logging
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -222,8 +223,12 @@ def pretrain(
     from slidemill import jobs
 
     plan = _plan(config)
+    processes = plan.config.pretrain.processes
     for name in [run] if run else [unit.stage.name for unit in plan.pretrain]:
-        jobs.pretrain(plan, name, threads)
+        if processes > 1 and "WORLD_SIZE" not in os.environ:
+            jobs.launch_pretrain(config, name, threads, processes)
+        else:
+            jobs.pretrain(plan, name, threads)
 
 
 @app.command()
@@ -354,3 +359,7 @@ def download_weights(
             typer.echo(f"{weights.path} {weights.sha256}")
     if failures:
         raise WeightsError("\n".join(failures))
+
+
+if __name__ == "__main__":
+    main()

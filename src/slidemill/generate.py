@@ -28,11 +28,10 @@ DEMO: dict[str, Any] = {
     "pretrain": {
         "runs": [
             {
-                "name": "dino",
-                "width": 96,
-                "depth": 2,
+                "name": "dinov2",
+                "size": "2x96",
                 "heads": 4,
-                "prototypes": 256,
+                "head": {"prototypes": 64, "hidden": 256, "bottleneck": 64},
                 "epochs": 40,
                 "batch_slides": 16,
                 "learning_rate": 0.002,

@@ -21,7 +21,7 @@ from slidemill.artifacts.manifest import (
 )
 from slidemill.artifacts.parquet import Row, read_rows
 from slidemill.config import STAGES
-from slidemill.errors import ConfigError, Problem
+from slidemill.errors import ConfigError, Problem, UserError
 from slidemill.plan import EncoderPlan, Plan
 
 if TYPE_CHECKING:
@@ -194,11 +194,45 @@ def splits(plan: Plan, task: str) -> Path:
 def pretrain(plan: Plan, name: str, threads: int) -> Path:
     """Train one slide encoder and embed every slide."""
     from slidemill.device import choose_device
+    from slidemill.pretrain.distributed import join, leave, own_device
     from slidemill.pretrain.stage import run
 
     unit = _named(plan.pretrain, name, "pretrain", lambda unit: unit.stage)
     device = choose_device(plan.config.pretrain.device)
-    return run(plan, unit, device, threads, not_before(plan, "pretrain"))
+    ranks = join(device)
+    try:
+        own = own_device(device, ranks)
+        return run(plan, unit, own, threads, not_before(plan, "pretrain"), ranks)
+    finally:
+        leave()
+
+
+def launch_pretrain(config: Path, name: str, threads: int, processes: int) -> None:
+    """Run `slidemill pretrain` for one run in several processes of this node, by torchrun.
+
+    Raises:
+        UserError: If a process fails; its own message is above.
+    """
+    import signal
+    import subprocess
+    import sys
+
+    # What follows the two dashes is not torchrun's: it would take --run for one of its own.
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone",
+        f"--nproc-per-node={processes}", "-m", "--", "slidemill.cli", "pretrain",
+        "--config", str(config), "--run", name, "--threads", str(threads),
+    ]  # fmt: skip
+    with subprocess.Popen(command) as torchrun:
+        # Who ends this process means the training; torchrun ends its own.
+        before = signal.signal(signal.SIGTERM, lambda *_: torchrun.terminate())
+        try:
+            code = torchrun.wait()
+        finally:
+            signal.signal(signal.SIGTERM, before)
+            torchrun.terminate()
+    if code != 0:
+        raise UserError(f"pretrain {name}: a process of the training ended with {code}; see above.")
 
 
 def evaluate(plan: Plan, name: str, threads: int) -> Path:

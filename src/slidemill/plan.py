@@ -5,7 +5,7 @@ Workflow and commands both ask here, so that they never disagree about a digest.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -13,7 +13,8 @@ from slidemill.artifacts.digest import bucket_of, digest_of
 from slidemill.artifacts.folder import StageId
 from slidemill.cohort.sheet import Sheet, SheetRow
 from slidemill.config import Config, ModelEntry, PretrainRun, TaskConfig
-from slidemill.config.evaluate import InputKind
+from slidemill.config.evaluate import Control, InputKind
+from slidemill.evaluate.controls import ENCODER_CONTROLS
 from slidemill.features.encoders import Encoder
 
 
@@ -50,7 +51,7 @@ class PretrainPlan:
 
 @dataclass(frozen=True)
 class CellPlan:
-    """One model on one input of one task: a row of the comparison.
+    """One model on one input of one task: a row of the comparison, or all controls of an encoder.
 
     Attributes:
         task: The task.
@@ -58,7 +59,10 @@ class CellPlan:
         entry: The model with its settings; None for retrieval.
         source: What it is given, for people: `uni`, `uni/dino` or `uni+uni/dino`.
         kind: What it is given: tiles, slides or both.
-        control: Which control it is; empty for results.
+        control: Which control it is; empty for results; `controls` where it is several.
+        controls: The controls of a slide encoder that it makes, a row each: they read the same
+            files, and none of them is worth a job of its own. Empty for a cell of one row.
+        readout: Dataset of the slides' embeddings that it reads; empty where it reads none.
         encoder: The tile encoder.
         pretrain: The slide encoders by (repeat, fold), or the one for all under (-1, -1); empty
             where no slide embedding is read.
@@ -72,10 +76,25 @@ class CellPlan:
     source: str
     kind: InputKind
     control: str
+    controls: tuple[Control, ...]
+    readout: str
     encoder: EncoderPlan
     pretrain: Mapping[tuple[int, int], PretrainPlan]
     summary: StageId
     stage: StageId
+
+    def rows(self) -> tuple["CellPlan", ...]:
+        """A cell for each row that it makes: itself, or one for each of its controls."""
+        return tuple(
+            replace(
+                self,
+                control=control,
+                controls=(),
+                kind=ENCODER_CONTROLS[control].kind,
+                readout=ENCODER_CONTROLS[control].readout,
+            )
+            for control in self.controls
+        ) or (self,)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ Part of `slidemill.planner`: from a configuration and a sheet to identities; not
 imported.
 """
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,15 +16,13 @@ from slidemill.cohort.sheet import Sheet, SheetRow
 from slidemill.config import Config, EvaluateConfig, ModelEntry, TaskConfig
 from slidemill.config.evaluate import InputKind, ModelName
 from slidemill.errors import ConfigError, Problem
-from slidemill.evaluate.models import MODELS, PROBE_OF, RETRIEVAL, RETRIEVAL_KS
+from slidemill.evaluate.controls import ALL_CONTROLS, ENCODER_CONTROLS
+from slidemill.evaluate.models import MODELS, PROBE_OF
 from slidemill.plan import CellPlan, EncoderPlan, PretrainPlan
+from slidemill.planner_cells import LABELS_ONLY, CellMaker, path_safe
 
 SPLIT_COLUMN = "split"
 """Column of the sheet that protocol: split reads."""
-LABELS_ONLY = {"name", "splits"}
-"""Keys of a task that label it and change no value of its own."""
-_UNSAFE = re.compile(r"[^A-Za-z0-9_.-]+")
-"""What no folder's name has."""
 
 
 def check_evaluate(config: Config, sheet: Sheet) -> Iterator[Problem]:
@@ -116,7 +113,7 @@ def folds_of(
 
 def plan_summary(encoder: EncoderPlan) -> StageId:
     """Identity of the summary of an encoder's features."""
-    label = _UNSAFE.sub("-", f"summary-{encoder.encoder.label}")
+    label = path_safe(f"summary-{encoder.encoder.label}")
     return StageId("evaluate", label, formats.SUMMARY, versions.EVALUATE, {}, (encoder.features,))
 
 
@@ -130,7 +127,7 @@ def plan_cells(
     """Every row of every comparison: results first, then retrieval, then controls."""
     cells = []
     for task in config.evaluate.tasks:
-        make = _Maker(config.evaluate, task, summaries, splits[task.name])
+        make = CellMaker(config.evaluate, task, summaries, splits[task.name])
         fitting = [e for e in config.evaluate.entries() if task.type in MODELS[e.name].types]
         for entry in fitting:
             for encoder in encoders:
@@ -142,98 +139,9 @@ def plan_cells(
                 for kind, source, units in _inputs(retrieved, task, encoder, pretrain):
                     if kind != "both":
                         cells.append(make.retrieval(kind, source, encoder, units))
-        cells += list(_controls(make, config.evaluate, task, encoders, fitting))
+        results = [cell for cell in cells if cell.task is task]
+        cells += list(_controls(make, config.evaluate, task, encoders, results))
     return cells
-
-
-class _Maker:
-    """Makes the cells of one task."""
-
-    def __init__(
-        self,
-        evaluate: EvaluateConfig,
-        task: TaskConfig,
-        summaries: Mapping[str, StageId],
-        splits: StageId,
-    ) -> None:
-        self.evaluate, self.task = evaluate, task
-        self.summaries, self.splits = summaries, splits
-
-    def cell(
-        self,
-        entry: ModelEntry,
-        kind: InputKind,
-        source: str,
-        encoder: EncoderPlan,
-        units: Mapping[tuple[int, int], PretrainPlan],
-        control: str = "",
-    ) -> CellPlan:
-        """A model on an input, or a control."""
-        model = MODELS[entry.name]
-        sections = {"mil", "abmil"} if model.kind == "bags" else {"linear_probe"}
-        sections = {"knn"} if entry.name == "knn" else sections
-        parameters = {
-            **self._common(),
-            "model": entry.name,
-            "input": kind,
-            "control": control,
-            "settings": entry.model_dump(mode="json", include=sections),
-        }
-        if model.kind == "bags" and self.task.type == "survival":
-            parameters["survival"] = self.evaluate.survival.model_dump(mode="json")
-        if "linear_probe" in sections:
-            parameters["inner_folds"] = self.evaluate.inner_folds
-        if control == "site":
-            parameters["site"] = self.evaluate.site
-        return self._planned(entry.shown, entry, kind, source, encoder, units, control, parameters)
-
-    def retrieval(
-        self,
-        kind: InputKind,
-        source: str,
-        encoder: EncoderPlan,
-        units: Mapping[tuple[int, int], PretrainPlan],
-    ) -> CellPlan:
-        """Retrieval by an input."""
-        parameters = {
-            **self._common(), "model": RETRIEVAL, "input": kind, "k": list(RETRIEVAL_KS)
-        }  # fmt: skip
-        return self._planned(RETRIEVAL, None, kind, source, encoder, units, "", parameters)
-
-    def _common(self) -> dict[str, object]:
-        return {
-            "task": self.task.model_dump(mode="json", exclude=LABELS_ONLY),
-            "patient": self.evaluate.patient,
-            "seed": self.evaluate.seed,
-            "bootstrap": self.evaluate.bootstrap,
-        }
-
-    def _planned(
-        self,
-        shown: str,
-        entry: ModelEntry | None,
-        kind: InputKind,
-        source: str,
-        encoder: EncoderPlan,
-        units: Mapping[tuple[int, int], PretrainPlan],
-        control: str,
-        parameters: Mapping[str, object],
-    ) -> CellPlan:
-        upstream = (
-            self.splits,
-            self.summaries[encoder.encoder.label],
-            encoder.features,
-            *(plan.stage for plan in units.values()),
-        )
-        parts = [self.task.name, control or shown, source]
-        label = _UNSAFE.sub("-", "-".join(parts).replace("+", "-and-"))
-        stage = StageId(
-            "evaluate", label, formats.PREDICTIONS, versions.EVALUATE, parameters, upstream
-        )
-        return CellPlan(
-            self.task, shown, entry, source, kind, control, encoder, units,
-            self.summaries[encoder.encoder.label], stage,
-        )  # fmt: skip
 
 
 def _inputs(
@@ -255,20 +163,22 @@ def _inputs(
 
 
 def _controls(
-    make: _Maker,
+    make: CellMaker,
     evaluate: EvaluateConfig,
     task: TaskConfig,
     encoders: Sequence[EncoderPlan],
-    fitting: Sequence[ModelEntry],
+    results: Sequence[CellPlan],
 ) -> Iterator[CellPlan]:
     """Control rows: probes, since they are fast and have nothing to tune by hand."""
     probe = _probe(PROBE_OF[task.type], evaluate)
-    already = any(e.name == probe.name and "tiles" in (e.inputs or ()) for e in fitting)
     tilings = set()
     for encoder in encoders:
         name = encoder.encoder.label
-        if "mean-features" in evaluate.controls and not already:
+        mine = [cell for cell in results if cell.encoder is encoder]
+        if "mean-features" in evaluate.controls and not _is_there(mine, probe, "tiles", name):
             yield make.cell(probe, "tiles", name, encoder, {}, "mean-features")
+        if "max-features" in evaluate.controls and any(cell.pretrain for cell in mine):
+            yield make.cell(probe, "tiles", name, encoder, {}, "max-features")
         if "shuffled-labels" in evaluate.controls and not task.shuffle_labels:
             yield make.cell(probe, "tiles", name, encoder, {}, "shuffled-labels")
         if "tile-count" in evaluate.controls and encoder.tiles.name not in tilings:
@@ -279,6 +189,41 @@ def _controls(
         if "site" in evaluate.controls and known:
             entry = _probe("linear-probe", evaluate)
             yield make.cell(entry, "tiles", name, encoder, {}, "site")
+        yield from _encoder_controls(make, evaluate, probe, encoder, mine)
+
+
+def _encoder_controls(
+    make: CellMaker,
+    evaluate: EvaluateConfig,
+    probe: ModelEntry,
+    encoder: EncoderPlan,
+    results: Sequence[CellPlan],
+) -> Iterator[CellPlan]:
+    """The controls of every slide encoder that has a row; one cell makes all of an encoder's."""
+    runs = {
+        next(iter(cell.pretrain.values())).run.name: cell.pretrain
+        for cell in results
+        if cell.pretrain
+    }
+    for run, units in runs.items():
+        source = f"{encoder.encoder.label}/{run}"
+        wanted = [c for c in ENCODER_CONTROLS if c in evaluate.controls]
+        if _is_there(results, probe, "slides", source):
+            wanted = [c for c in wanted if c != "cls"]
+        if wanted:
+            yield make.cell(
+                probe, "slides", source, encoder, units, ALL_CONTROLS, tuple(wanted)
+            )  # fmt: skip
+
+
+def _is_there(results: Sequence[CellPlan], probe: ModelEntry, kind: InputKind, source: str) -> bool:
+    """Whether a result is a probe with these settings on this input."""
+    return any(
+        cell.entry is not None
+        and (cell.entry.name, cell.entry.linear_probe) == (probe.name, probe.linear_probe)
+        and (cell.kind, cell.source) == (kind, source)
+        for cell in results
+    )
 
 
 def _probe(name: ModelName, evaluate: EvaluateConfig) -> ModelEntry:

@@ -28,14 +28,17 @@ class Store:
         return TILES[i]
 
 
-def embed(slide: int, view: tuple[int, int]) -> np.ndarray:
+def embed(slide: int, view: tuple[int, int], readout: str) -> np.ndarray:
+    if readout != "cls":  # of the control, which knows nothing
+        return np.ones(3, dtype=np.float32)
     return np.array([LABELS[slide], 1 - LABELS[slide]], dtype=np.float32) * (1 + view[1])
 
 
 def data(sites: dict[str, object] | None = None) -> CellData:
     moments = moments_of(TILES)
     ids = tuple(f"s{i:02d}" for i in range(N))
-    summary = Summary(ids, ids, ids, moments)
+    maximum = np.stack([tiles.max(axis=0) for tiles in TILES])
+    summary = Summary(ids, ids, ids, moments, maximum)
     targets = Targets("binary", ("1",), LABELS[:, None], "0")
     units = []
     for fold in range(4):
@@ -48,11 +51,12 @@ def data(sites: dict[str, object] | None = None) -> CellData:
 
 
 def run(control: str = "", *, kind: str = "tiles", entry: Any = PROBE, sites: Any = None,
-        pretrain: Any = None) -> Predicted:  # fmt: skip
+        pretrain: Any = None, readout: str = "cls") -> Predicted:  # fmt: skip
     stage = SimpleNamespace(label="cell")
     cell = SimpleNamespace(
-        entry=entry, control=control, kind=kind, pretrain=pretrain or {}, stage=stage
-    )
+        entry=entry, control=control, kind=kind, pretrain=pretrain or {}, stage=stage,
+        readout=readout,
+    )  # fmt: skip
     return run_model(cell, data(sites), CONFIG, "cpu", lambda done, total: None)  # type: ignore[arg-type]
 
 
@@ -102,3 +106,19 @@ def test_embeddings_beside_tiles_are_vectors_and_bags() -> None:
         found = run(entry=entry, kind="both", pretrain={(-1, -1): None})
         assert len(found.table) == 2 * N
     assert len(run(kind="slides", pretrain={(-1, -1): None}).table) == 2 * N
+
+
+def test_a_control_reads_its_own_readout() -> None:
+    one = dict.fromkeys((0, f) for f in range(4))
+    trained = run("cls", kind="slides", pretrain=one).table
+    blind = run("random-init", kind="slides", pretrain=one, readout="random_init_cls").table
+    assert ((trained["score"] > 0.5) == (trained["label"] > 0)).all()
+    assert blind["score"].nunique() <= 4  # one number a fold
+    beside = run("cls+mean", kind="both", pretrain=one).table
+    assert ((beside["score"] > 0.5) == (beside["label"] > 0)).all()
+
+
+def test_the_largest_values_of_tiles_are_a_control() -> None:
+    found = run("max-features").table
+    assert set(found["sample"]) == {"all"}
+    assert found[found["label"] == 1]["score"].mean() > found[found["label"] == 0]["score"].mean()

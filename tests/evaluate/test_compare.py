@@ -9,6 +9,7 @@ from sklearn.metrics import roc_auc_score
 from slidemill.artifacts.formats import COMPARISONS
 from slidemill.evaluate.bootstrap import row_metrics
 from slidemill.evaluate.compare import COLUMNS, compare_rows, corrected_t_test, holm
+from slidemill.evaluate.encoder_rows import RowKey
 
 FOLDS = 5
 
@@ -224,3 +225,21 @@ def test_without_a_difference_the_corrected_test_is_right_and_the_plain_one_is_n
         wrong["plain"] += stats.ttest_1samp(differences, 0).pvalue < 0.05
     assert wrong["corrected"] / cohorts < 0.075
     assert wrong["plain"] / cohorts > 0.25
+
+
+def test_pairs_that_are_asked_for_are_compared_and_no_others(labels) -> None:
+    rows = [
+        make_row("probe", noisy(labels, 3, 0), labels),
+        make_row("probe", noisy(labels, 1, 1), labels, control="random-init"),
+        make_row("probe", noisy(labels, 0, 2), labels, control="shuffled-labels"),
+    ]
+    result, control = RowKey("probe", "uni", ""), RowKey("probe", "uni", "random-init")
+    pairs = [(result, control)]
+    found = compare_rows(pd.concat(rows), "binary", ("t",), sizes(), draws=200, seed=0, pairs=pairs)
+    assert found[["a", "b"]].to_numpy().tolist() == [["probe on uni", "probe on uni (random-init)"]]
+    renamed = pd.concat([rows[0], rows[1].assign(model="other", control="")])
+    plain = compare(renamed, draws=200)
+    columns = ["difference", "low", "high", "p", "p_holm"]
+    assert found[columns].to_numpy().tolist() == plain[columns].to_numpy().tolist()
+    none = compare_rows(pd.concat(rows), "binary", ("t",), sizes(), draws=200, seed=0, pairs=[])
+    assert none.empty and tuple(none.columns) == COLUMNS

@@ -6,6 +6,7 @@ from slidemill.evaluate.dataset import (
     embedding_bags,
     embedding_vectors,
     make_rows,
+    max_vectors,
     mean_vectors,
     tile_counts,
     views_of,
@@ -48,6 +49,8 @@ def test_a_joint_bag_is_all_tiles_of_a_patient() -> None:
     assert np.allclose(bags.moments.mean, expected.mean)
     assert np.allclose(bags.moments.m2, expected.m2)
     assert np.allclose(mean_vectors(rows, MOMENTS)[0], joined.mean(axis=0, dtype=np.float64))
+    maximum = np.stack([tiles.max(axis=0) for tiles in TILES])
+    assert np.array_equal(max_vectors(rows, maximum)[0], joined.max(axis=0))
     assert tile_counts(rows, MOMENTS)[:, 0] == pytest.approx(np.log([9, 12]))
 
 

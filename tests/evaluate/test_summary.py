@@ -3,7 +3,7 @@ import pytest
 
 from slidemill.errors import CohortError, LeakError
 from slidemill.evaluate.mil.bags import moments_of
-from slidemill.evaluate.summary import check_same_content, summarise
+from slidemill.evaluate.summary import check_same_content, check_seen_content, summarise
 
 
 def slides(*arrays: np.ndarray) -> list[tuple[str, str, np.ndarray]]:
@@ -18,6 +18,8 @@ def test_moments_are_those_of_the_stored_values() -> None:
     assert found.moments.count.tolist() == [5, 8]
     assert np.allclose(found.moments.mean, expected.mean)
     assert np.allclose(found.moments.m2, expected.m2)
+    assert np.array_equal(found.maximum, [one.max(axis=0) for one in stored])
+    assert found.maximum.dtype == np.float32
     assert found.slide_ids == ("S0", "S1")
 
 
@@ -42,3 +44,11 @@ def test_the_same_content_under_two_names_is_a_leak() -> None:
 def test_the_order_of_tiles_is_content() -> None:
     a = np.arange(6, dtype=np.float32).reshape(3, 2)
     check_same_content(summarise(slides(a, a[::-1])), ["S0", "S1"])
+
+
+def test_a_tested_slide_under_another_name_is_found_among_those_trained_on() -> None:
+    a, b = np.ones((3, 2), np.float32), np.zeros((3, 2), np.float32)
+    found = summarise(slides(a, b, a.copy()))
+    with pytest.raises(LeakError, match=r"dino was trained on .* 1 slide: S2 = S0"):
+        check_seen_content(found, ["S0"], ["S1", "S2"], "dino")
+    check_seen_content(found, ["S1"], ["S0", "S2"], "dino")

@@ -4,7 +4,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from slidemill.pretrain.bags import ArrayBags, draw_rows, feature_moments, grid_positions
+from slidemill.errors import CohortError
+from slidemill.pretrain.bags import (
+    ArrayBags,
+    distinct_tiles,
+    draw_rows,
+    feature_moments,
+    finite_features,
+    grid_positions,
+)
 
 
 def bags_of(features):
@@ -26,6 +34,12 @@ def test_grid_positions_undo_rounding_to_whole_pixels(grid, step):
 def test_grid_positions_hold_coordinates_beyond_half_precision():
     coords = np.array([[16_128, 0], [16_384, 256], [250_112, 100_096]], dtype=np.int64)
     assert grid_positions(coords, (256.0, 256.0)).tolist() == [[63, 0], [64, 1], [977, 391]]
+
+
+def test_grid_positions_know_no_largest_slide():
+    coords = np.array([[256_000, 300_000], [2**40, 2**40 + 512]], dtype=np.int64)
+    expected = [[1000, 1172], [2**32, 2**32 + 2]]
+    assert grid_positions(coords, (256.0, 256.0)).tolist() == expected
 
 
 def test_grid_positions_refuse_floats_and_steps_that_are_not_positive():
@@ -97,3 +111,42 @@ def test_array_bags_refuse_what_does_not_belong_together():
         ArrayBags(["a"], [coords[:0]], [(1.0, 1.0)], [one[:0]])
     with pytest.raises(ValueError, match=r"b: features \(3, 1\)"):
         ArrayBags(["a", "b"], [coords, coords], [(1.0, 1.0)] * 2, [one, one[:, :1]])
+
+
+def test_steps_in_micrometres_are_given_or_refused():
+    bags = bags_of([np.zeros((4, 2), dtype=np.float32)])
+    with pytest.raises(ValueError, match="steps_um"):
+        bags.step_um(0)
+    scaled = ArrayBags(
+        bags.slide_ids, bags.tile_coords, bags.steps, bags.tile_features, [(128.0, 129.0)]
+    )
+    assert scaled.step_um(0) == (128.0, 129.0)
+    with pytest.raises(ValueError, match="same number"):
+        ArrayBags(bags.slide_ids, bags.tile_coords, bags.steps, bags.tile_features, [])
+
+
+@given(hnp.arrays(np.int64, st.tuples(st.integers(0, 40), st.just(2)), elements=st.integers(-3, 3)))
+def test_of_tiles_in_one_cell_the_first_is_used(grid):
+    _, first = np.unique(grid, axis=0, return_index=True)
+    rows = distinct_tiles(grid)
+    assert rows.dtype == np.int64
+    assert np.array_equal(rows, np.sort(first))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_features_that_are_not_finite_name_their_slide(dtype, value):
+    features = [np.ones((5, 3), dtype=dtype) for _ in range(2)]
+    features[1][2:4, 1] = value
+    bags = bags_of(features)
+    assert finite_features(bags, 1, np.array([0, 1, 4])).dtype == dtype
+    with pytest.raises(CohortError, match=r"slide slide-1: .* 2 tile\(s\) of the 5 .*again"):
+        finite_features(bags, 1, np.arange(5))
+    with pytest.raises(CohortError, match="slide-1"):
+        feature_moments(bags, 100, np.random.default_rng(0))
+
+
+def test_the_largest_number_of_half_precision_is_finite():
+    bags = bags_of([np.full((2, 2), sign * 65504, dtype=np.float16) for sign in (1, -1)])
+    for i in (0, 1):
+        assert finite_features(bags, i, np.arange(2)).shape == (2, 2)

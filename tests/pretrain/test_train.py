@@ -1,65 +1,32 @@
+"""Training on small bags: what it gives, its course, and inputs that are bad."""
+
+import logging
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
+from pretrain.tiny import STEP, make_bags, make_tiny
 from slidemill.artifacts.formats import PRETRAIN_METRICS
-from slidemill.config import CropsConfig, PretrainRun
+from slidemill.artifacts.parquet import read_parquet, write_parquet
+from slidemill.artifacts.provenance import Stamp
 from slidemill.errors import CohortError, CollapseError
+from slidemill.pretrain import schedules
 from slidemill.pretrain.bags import ArrayBags, grid_positions
-from slidemill.pretrain.dino import update_teacher
-from slidemill.pretrain.encoder import embed
-from slidemill.pretrain.train import epoch_batches, initial_network, pad, train
+from slidemill.pretrain.embedding import embed_slide
+from slidemill.pretrain.monitors import CollapseWatch
+from slidemill.pretrain.train import COUNTS, NUMBERS, Means, initial_encoder, train
 
-KINDS = np.arange(60) % 2
-RUN = PretrainRun(
-    width=32,
-    depth=1,
-    heads=2,
-    prototypes=64,
-    epochs=20,
-    batch_slides=4,
-    learning_rate=2e-3,
-    teacher_momentum=0.95,
-)
+TIMES = ["seconds", "tokens_per_s"]
 
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    threads = torch.get_num_threads()
+    before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
-    torch.set_num_threads(threads)
-
-
-def make_bags(count=12, tiles=50, dim=8):
-    """Two kinds: one tissue as a compact nest, another finely mixed; each slide its own stain."""
-    rng = np.random.default_rng(7)
-    tissues = rng.normal(size=(3, dim)) * 2.0
-    coords, features = [], []
-    for i in range(count):
-        square = np.stack(np.meshgrid(np.arange(9), np.arange(9)), axis=-1).reshape(-1, 2)
-        grid = square[np.sort(rng.choice(81, size=tiles + i % 12, replace=False))]
-        nest = np.abs(grid - rng.integers(3, 6, size=2)).max(axis=1) <= 2
-        mixed = rng.random(len(grid)) < 0.6
-        tissue = nest * 2 if KINDS[i] else mixed * 1
-        stain = 0.5 * rng.normal(size=dim)
-        noise = 0.7 * rng.normal(size=(len(grid), dim))
-        features.append((tissues[tissue] + stain + noise).astype(np.float32))
-        coords.append((grid * 448).astype(np.int64))
-    ids = [f"slide-{i}" for i in range(count)]
-    return ArrayBags(ids, coords, [(448.0, 448.0)] * count, features)
-
-
-def embeddings(encoder, bags):
-    return np.stack(
-        [
-            embed(encoder, bags.features(i), grid_positions(bags.coords(i), bags.step(i)), "cpu")
-            for i in range(len(bags.slide_ids))
-        ]
-    )
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -67,161 +34,430 @@ def bags():
     return make_bags()
 
 
-@pytest.fixture(scope="module")
-def trained(bags):
-    torch.set_num_threads(1)
-    return train(bags, RUN, device="cpu", seed=3)
+def course(trained):
+    """What a training's table says but for times."""
+    return trained.metrics.drop(columns=TIMES)
 
 
-def test_the_loss_falls_clearly(trained):
-    loss = trained.metrics.groupby("epoch")["loss"].mean()
-    assert len(loss) == 20
-    assert loss.iloc[-1] < loss.iloc[0] - 0.5
+def same(one, other):
+    """Whether two trainings are the same to the bit."""
+    pd.testing.assert_frame_equal(course(one), course(other), check_exact=True)
+    weights, others = one.encoder.state_dict(), other.encoder.state_dict()
+    assert weights.keys() == others.keys()
+    assert all(torch.equal(weights[name], others[name]) for name in weights)
 
 
-def test_metrics_are_those_of_the_format(trained):
-    metrics = trained.metrics
-    assert list(metrics) == [field.name for field in PRETRAIN_METRICS.fields]
-    assert [str(kind) for kind in metrics.dtypes] == [f.dtype for f in PRETRAIN_METRICS.fields]
-    assert metrics["step"].tolist() == list(range(60))
-    assert metrics["epoch"].tolist() == [step // 3 for step in range(60)]
-    assert metrics["learning_rate"].max() == RUN.learning_rate
-    assert metrics["teacher_momentum"].is_monotonic_increasing
-    assert metrics["seconds"].is_monotonic_increasing
-    assert np.isfinite(metrics.to_numpy(dtype=float)).all()
-    assert metrics["teacher_entropy"].between(0, np.log(64) + 1e-5).all()
+# --- what training gives ------------------------------------------------------------------------
 
 
-def nearest_of_the_same_kind(vectors):
-    """Mean cosine of two slides, and share of slides whose nearest neighbour is of their kind."""
-    assert np.isfinite(vectors).all()
-    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    cosine = unit @ unit.T
-    mean = cosine[~np.eye(len(cosine), dtype=bool)].mean()
-    np.fill_diagonal(cosine, -np.inf)
-    return mean, np.mean(KINDS[cosine.argmax(axis=1)] == KINDS)
+@pytest.mark.parametrize("attention", ["exact", "longnet"])
+@pytest.mark.parametrize("method", ["dino", "dinov2", "dinov2-compact"])
+def test_all_methods_and_encoders_train_to_the_same_bits_again(bags, method, attention):
+    run = make_tiny(method=method, attention=attention)
+    first = train(bags, run, seed=3)
+    same(first, train(bags, run, seed=3))
+    assert len(first.metrics) == 4
+    before = initial_encoder(run, bags.dim, 3).state_dict()
+    moved = [n for n, t in first.encoder.state_dict().items() if not torch.equal(t, before[n])]
+    weights = [name for name, _ in first.encoder.named_parameters()]
+    # The teacher of dino never sees a hidden tile: its token alone stays as it was.
+    assert set(moved) >= set(weights) - {"mask_token"}
+    assert not first.encoder.training
+    assert not any(parameter.requires_grad for parameter in first.encoder.parameters())
+    other = course(train(bags, run, seed=4))
+    assert not np.allclose(other["loss"], first.metrics["loss"])
 
 
-def test_embeddings_are_not_collapsed_and_tell_the_kinds_of_unseen_slides(trained, bags):
-    more = make_bags(60)  # the 12 that were trained on, and 48 that were not
-    np.testing.assert_array_equal(more.tile_features[11], bags.tile_features[11])
-    untrained = initial_network(bags, RUN, 3).encoder.eval()
-    _, before = nearest_of_the_same_kind(embeddings(untrained, more))
-    cosine, after = nearest_of_the_same_kind(embeddings(trained.encoder, more))
-    assert cosine < 0.9
-    assert after >= 0.95
-    assert after > before
-
-
-def test_the_encoder_is_ready_for_use(trained, bags):
-    assert not trained.encoder.training
-    assert not any(parameter.requires_grad for parameter in trained.encoder.parameters())
-    everything = np.concatenate(bags.tile_features)
-    np.testing.assert_allclose(
-        trained.encoder.feature_mean.numpy(), everything.mean(axis=0), atol=1e-5
-    )
-
-
-def short(**changes):
-    return RUN.model_copy(update={"epochs": 3, **changes})
-
-
-def test_the_same_seed_gives_the_same_bits_and_leaves_the_callers_random_state(bags):
-    states = []
-    random_state = torch.get_rng_state()
-    numpy_state = np.random.get_state()[1].copy()
-    for caller_seed in (0, 1):
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(caller_seed)
-            before = torch.get_rng_state()
-            result = train(bags, short(), device="cpu", seed=5)
+def test_the_callers_random_state_is_neither_used_nor_changed(bags):
+    of_numpy = np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        results = []
+        for seed in (0, 1):
+            torch.manual_seed(seed)
+            np.random.seed(seed)
+            before, numbers = torch.get_rng_state(), np.random.get_state()[1].copy()
+            results.append(train(bags, make_tiny(), seed=5))
             assert torch.equal(torch.get_rng_state(), before)
-        states.append((result.encoder.state_dict(), result.metrics.drop(columns="seconds")))
-    assert torch.equal(torch.get_rng_state(), random_state)
-    assert np.array_equal(np.random.get_state()[1], numpy_state)
-    (first, first_metrics), (second, second_metrics) = states
-    assert all(torch.equal(first[name], second[name]) for name in first)
-    pd.testing.assert_frame_equal(first_metrics, second_metrics, check_exact=True)
-    other = train(bags, short(), device="cpu", seed=6).encoder.state_dict()
-    assert not torch.equal(other["embed.weight"], first["embed.weight"])
+            assert np.array_equal(np.random.get_state()[1], numbers)
+            initial_encoder(make_tiny(), 6, 5)
+            assert torch.equal(torch.get_rng_state(), before)
+    np.random.set_state(of_numpy)
+    same(*results)
+
+
+def test_readers_change_nothing_and_passes_only_roundings(bags):
+    run = make_tiny()
+    plain = train(bags, run, seed=0)
+    same(plain, train(bags, run, seed=0, means=Means(readers=5)))
+    small = train(bags, run, seed=0, means=Means(token_budget=50, checkpointing=True))
+    numbers = ["loss", "dino_loss", "ibot_loss", "regulariser", "gradient_norm", "rankme"]
+    np.testing.assert_allclose(small.metrics[numbers], plain.metrics[numbers], rtol=1e-4)
+    assert small.metrics["tokens"].equals(plain.metrics["tokens"])
 
 
 def test_names_of_slides_do_not_matter(bags):
     renamed = ArrayBags(bags.slide_ids[::-1], bags.tile_coords, bags.steps, bags.tile_features)
-    results = [train(b, short(epochs=1), device="cpu", seed=5).encoder for b in (bags, renamed)]
-    assert torch.equal(results[0].embed.weight, results[1].embed.weight)
+    same(train(bags, make_tiny(), seed=5), train(renamed, make_tiny(), seed=5))
 
 
-def test_prototypes_rest_in_the_first_epoch(bags, monkeypatch):
+def test_moments_are_those_of_the_training_bags(bags):
+    everything = np.concatenate(bags.tile_features)
+    encoder = train(bags, make_tiny(epochs=1), seed=0).encoder
+    np.testing.assert_allclose(encoder.feature_mean, everything.mean(axis=0), atol=1e-6)
+    np.testing.assert_allclose(encoder.feature_std, everything.std(axis=0), rtol=1e-5)
+    fewer = ArrayBags(*(list(part)[:4] for part in (
+        bags.slide_ids, bags.tile_coords, bags.steps, bags.tile_features
+    )))  # fmt: skip
+    other = train(fewer, make_tiny(epochs=1), seed=0).encoder
+    assert not np.allclose(other.feature_mean, everything.mean(axis=0), atol=1e-3)
+
+
+def test_the_encoder_that_is_given_is_the_teacher(bags):
+    """At a first momentum near 1 the teacher stays what it was, though the student learns."""
+    kept = train(bags, make_tiny(teacher_momentum=1 - 1e-12), seed=5).encoder
+    start = dict(initial_encoder(make_tiny(), bags.dim, 5).named_parameters())
+    for name, parameter in kept.named_parameters():
+        torch.testing.assert_close(parameter, start[name].detach(), atol=1e-7, rtol=0)
+
+
+def test_the_loss_falls_and_embeddings_differ(bags):
+    run = make_tiny(method="dino", epochs=60, learning_rate=5e-3)
+    trained = train(bags, run, seed=0)
+    loss = trained.metrics["loss"]
+    assert loss[-10:].mean() < 0.7 * loss[:10].mean()
+    vectors = np.stack([
+        embed_slide(
+            trained.encoder, bags.features(i), grid_positions(bags.coords(i), bags.step(i)), "cpu"
+        ).cls
+        for i in range(8)
+    ])  # fmt: skip
+    assert np.linalg.matrix_rank(vectors - vectors.mean(axis=0), tol=0.1) >= 3
+
+
+def test_bfloat16_trains_on_the_cpu(bags):
+    plain = train(bags, make_tiny(), seed=0).metrics
+    rough = train(bags, make_tiny(precision="bf16"), seed=0)
+    same(rough, train(bags, make_tiny(precision="bf16"), seed=0))
+    assert all(p.dtype == torch.float32 for p in rough.encoder.parameters())
+    np.testing.assert_allclose(rough.metrics["loss"], plain["loss"], rtol=0.2)
+    assert not rough.metrics["loss"].equals(plain["loss"])
+
+
+# --- the table ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["dino", "dinov2"])
+def test_the_table_is_that_of_the_format(bags, method, tmp_path):
+    metrics = train(bags, make_tiny(method=method), seed=0).metrics
+    assert [*metrics] == [*COUNTS, *NUMBERS]
+    write_parquet(tmp_path / "metrics.parquet", metrics, PRETRAIN_METRICS, Stamp("d", "i"))
+    read = read_parquet(tmp_path / "metrics.parquet", "pretrain-metrics")
+    assert [*read] == [field.name for field in PRETRAIN_METRICS.fields]
+    assert [str(kind) for kind in read.dtypes] == [f.dtype for f in PRETRAIN_METRICS.fields]
+    pd.testing.assert_frame_equal(read[[*metrics]], metrics, check_exact=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "missing"),
+    [
+        ({"method": "dino", "regulariser": "none"}, {"ibot_loss", "regulariser"}),
+        ({"method": "dino"}, {"ibot_loss"}),
+        ({"method": "dinov2"}, set()),
+        ({"method": "dinov2", "regulariser": "kde"}, set()),
+        ({"method": "dinov2", "regulariser": "none"}, {"regulariser"}),
+    ],
+)
+def test_losses_add_up_and_are_missing_where_there_is_none(bags, changes, missing):
+    ibot = {"weight": 0.7} if changes["method"] == "dinov2" else {}
+    run = make_tiny(**changes, regulariser_weight=0.3, ibot=ibot)
+    metrics = train(bags, run, seed=0).metrics
+    gone = metrics.isna().all()
+    assert set(gone[gone].index) == missing
+    assert metrics.drop(columns=[*missing]).notna().all(axis=None)
+    total = metrics["dino_loss"] + 0.7 * metrics["ibot_loss"].fillna(0)
+    total += 0.3 * metrics["regulariser"].fillna(0)
+    np.testing.assert_allclose(metrics["loss"], total, rtol=1e-5)
+
+
+def test_schedules_are_those_of_the_configuration(bags):
+    run = make_tiny(
+        epochs=5, warmup=0.3, teacher_temperature=[0.02, 0.05], teacher_warmup=0.5,
+        weight_decay=[0.01, 0.2],
+    )  # fmt: skip
+    metrics = train(bags, run, seed=0).metrics
+    assert metrics["step"].tolist() == list(range(10))
+    assert metrics["epoch"].tolist() == [step // 2 for step in range(10)]
+    assert (metrics["slides"] == 4).all()
+    for step, row in metrics.iterrows():
+        at = (int(step), 10)
+        assert row["learning_rate"] == schedules.learning_rate(*at, peak=2e-3, warmup_steps=3)
+        assert row["weight_decay"] == schedules.weight_decay(*at, first=0.01, last=0.2)
+        assert row["teacher_momentum"] == schedules.teacher_momentum(*at, first=0.9)
+        assert row["teacher_temperature"] == schedules.teacher_temperature(
+            *at, first=0.02, last=0.05, warmup_steps=5
+        )
+    assert metrics["seconds"].is_monotonic_increasing
+    assert (metrics["teacher_entropy"] <= np.log(32) + 1e-5).all()
+    assert metrics["rankme"].between(1 - 1e-4, 4 + 1e-4).all()
+    assert metrics["mean_cosine"].between(-1, 1).all()
+
+
+def test_progress_is_told_after_every_update_and_of_what_it_showed(bags):
+    told = []
+    trained = train(bags, make_tiny(), seed=0, progress=lambda *args: told.append(args))
+    assert [(step, steps) for step, steps, _ in told] == [(n, 4) for n in (1, 2, 3, 4)]
+    table = pd.DataFrame([row for *_, row in told])[[*trained.metrics]]
+    pd.testing.assert_frame_equal(table, trained.metrics, check_exact=True)
+
+
+# --- accumulation and frozen prototypes ---------------------------------------------------------
+
+
+def test_two_batches_an_update_have_the_mean_of_their_losses(bags):
+    """At a learning rate of nothing every batch meets the first weights, in both runs."""
+    still = {"learning_rate": 1e-30, "epochs": 2, "regulariser": "koleo"}
+    single = train(bags, make_tiny(**still), seed=0).metrics
+    double = train(bags, make_tiny(**still, accumulate=2), seed=0).metrics
+    assert (len(single), len(double)) == (4, 2)
+    assert double["slides"].tolist() == [8, 8]
+    assert double["tokens"].tolist() == single["tokens"].to_numpy().reshape(2, 2).sum(1).tolist()
+    for name in ("loss", "dino_loss", "ibot_loss", "regulariser"):
+        means = single[name].to_numpy().reshape(2, 2).mean(axis=1)
+        np.testing.assert_allclose(double[name], means, rtol=1e-5)
+
+
+def test_an_odd_number_of_batches_ends_in_a_shorter_update():
+    metrics = train(make_bags(11), make_tiny(epochs=1, accumulate=2), seed=0).metrics
+    assert metrics["slides"].tolist() == [8, 3]
+
+
+def heads_while_training(bags, run):
+    """Prototypes of the student after every update."""
     seen = []
 
-    def watch(teacher, student, momentum):
-        seen.append((student.head.prototypes.detach().clone(), momentum))
-        update_teacher(teacher, student, momentum)
+    def keep(step, state):
+        tensors = state().tensors
+        names = [n for n in sorted(tensors) if n.startswith("method.student") and "prototypes" in n]
+        seen.append([tensors[name] for name in names])
 
-    monkeypatch.setattr("slidemill.pretrain.train.update_teacher", watch)
-    result = train(bags, short(epochs=2), device="cpu", seed=5)
-    start = initial_network(bags, short(), 5).head.prototypes
-    assert [torch.equal(prototypes, start) for prototypes, _ in seen] == [True] * 3 + [False] * 3
-    assert [momentum for _, momentum in seen] == result.metrics["teacher_momentum"].tolist()
+    train(bags, run, seed=0, keep=keep)
+    return seen
 
 
-def test_a_teacher_that_never_moves_is_the_initial_network(bags):
-    run = short(epochs=1, teacher_momentum=1.0 - 1e-12)
-    start = initial_network(bags, run, 5).encoder.state_dict()
-    kept = train(bags, run, device="cpu", seed=5).encoder.state_dict()
-    moved = train(bags, short(epochs=1), device="cpu", seed=5).encoder.state_dict()
-    assert all(torch.allclose(kept[name], start[name], atol=1e-7) for name in start)
-    assert not torch.allclose(moved["embed.weight"], start["embed.weight"], atol=1e-5)
+@pytest.mark.parametrize("separate", [False, True])
+def test_prototypes_rest_for_their_share_of_the_steps(bags, separate):
+    run = make_tiny(epochs=4, frozen_head=0.4, ibot={"separate_head": separate})
+    seen = heads_while_training(bags, run)
+    assert [len(heads) for heads in seen] == [1 + separate] * 8
+    for head in range(1 + separate):
+        moved = [not torch.equal(now[head], seen[0][head]) for now in seen]
+        assert moved == [False] * 3 + [True] * 5
+    free = heads_while_training(bags, make_tiny(epochs=1, frozen_head=0.0))
+    assert not torch.equal(free[0][0], seen[0][0])
 
 
-def test_progress_is_told_after_every_step(bags):
+# --- going on from a state ----------------------------------------------------------------------
+
+
+class StopHereError(Exception):
+    """The process is gone."""
+
+
+def interrupted(bags, run, after):
+    """The state that a training leaves which is stopped after some updates."""
+    states = []
+
+    def keep(step, state):
+        if step == after:
+            states.append(state())
+
+    def stop(step, steps, row):
+        if step > after:
+            raise StopHereError
+
+    # One more update is done after the state was taken, and must leave no trace in it.
+    with pytest.raises(StopHereError):
+        train(bags, run, seed=1, keep=keep, progress=stop)
+    return states[0]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"method": "dino", "targets": "centring", "accumulate": 2, "epochs": 6},
+        {"method": "dinov2", "targets": "sinkhorn", "ibot": {"separate_head": True}},
+        {"method": "dinov2", "targets": "centring", "precision": "bf16", "frozen_head": 0.5},
+        {"method": "dinov2-compact", "attention": "longnet", "regulariser": "kde"},
+    ],
+    ids=["dino", "dinov2", "bf16", "compact"],
+)
+def test_a_stopped_training_goes_on_to_the_same_bits_from_every_step(bags, changes):
+    run = make_tiny(**({"epochs": 3} | changes))
+    whole = train(bags, run, seed=1)
+    assert len(whole.metrics) == 6
+    for after in range(1, 6):
+        state = interrupted(bags, run, after)
+        assert (state.step, len(state.metrics)) == (after, after)
+        same(train(bags, run, seed=1, state=state), whole)
+
+
+def test_a_state_of_the_end_gives_the_end(bags):
+    states = []
+    whole = train(bags, make_tiny(), seed=1, keep=lambda _, state: states.append(state()))
+    same(train(bags, make_tiny(), seed=1, state=states[-1]), whole)
+
+
+def test_time_goes_on_from_where_it_was(bags):
+    state = interrupted(bags, make_tiny(), 2)
+    state.seconds = 1000.0
+    seconds = train(bags, make_tiny(), seed=1, state=state).metrics["seconds"]
+    assert 1000 < seconds[2] < seconds[3] < 1500
+
+
+# --- what stops a training ----------------------------------------------------------------------
+
+
+def test_a_training_that_diverges_stops_with_advice_and_leaves_no_spoilt_state(bags):
+    kept = []
+
+    def keep(step, state):
+        kept.append(state())
+
+    with pytest.raises(CollapseError, match=r"diverged.*Lower learning_rate \(now 1e\+30\)"):
+        train(bags, make_tiny(learning_rate=1e30), seed=0, keep=keep)
+    assert len(kept) < 4
+    assert all(t.isfinite().all() for state in kept for t in state.tensors.values())
+
+
+def test_weights_that_the_last_update_spoils_are_not_given(bags):
+    """No loss is computed after the last update, so that only the weights themselves show it."""
+    run = make_tiny(epochs=1, batch_slides=8, learning_rate=1e38, warmup=0.0, weight_decay=[9, 9])
     told = []
-    result = train(
-        bags, short(epochs=1), device="cpu", seed=5, progress=lambda *args: told.append(args)
-    )
-    assert told == [(step + 1, 3, loss) for step, loss in enumerate(result.metrics["loss"])]
+    with pytest.raises(CollapseError, match="after 1 of 1 updates its weights are nan"):
+        train(bags, run, seed=0, progress=lambda *args: told.append(args))
+    assert len(told) == 1
 
 
-def test_global_crops_alone_and_whole_slides_as_crops(bags):
-    crops = CropsConfig(global_crops=3, local_crops=0, global_scale=(1.0, 1.0))
-    result = train(bags, short(epochs=1, crops=crops), device="cpu", seed=0)
-    assert np.isfinite(result.metrics["loss"]).all()
+def test_features_that_overflow_in_float32_stop_the_training(bags):
+    """They are finite as stored, and their mean is; their distance from it is not."""
+    features = [np.full_like(one, -3e38) for one in bags.tile_features]
+    features[2][:] = 3e38
+    huge = ArrayBags(bags.slide_ids, bags.tile_coords, bags.steps, features)
+    with pytest.raises(CollapseError, match=r"diverged at step 0 .*the tile features"):
+        train(huge, make_tiny(batch_slides=8), seed=0)
 
 
-def test_features_that_are_not_finite_are_named_as_the_cause(bags):
+def test_a_training_that_collapses_is_stopped():
+    """A teacher as blunt as 1.0, whose centre hardly moves, ends with one answer to everything."""
+    bags = make_bags(4, first=8)
+    run = make_tiny(
+        method="dino", targets="centring", centre_momentum=0.999, teacher_temperature=[1.0, 1.0],
+        epochs=400, teacher_momentum=0.5, crops={"local_crops": 0}, regulariser="none",
+    )  # fmt: skip
+    with pytest.raises(CollapseError, match=r"collapsed.*targets: sinkhorn") as caught:
+        train(bags, run, seed=0)
+    assert "of 400" in str(caught.value)
+
+
+def test_a_watch_that_waits_goes_on_waiting_after_a_stop(bags, monkeypatch):
+    """The window in which a sign has been seen is part of the state."""
+    monkeypatch.setattr("slidemill.pretrain.monitors.GRACE_STEPS", 2)
+    monkeypatch.setattr("slidemill.pretrain.monitors.WINDOW_STEPS", 4)
+    monkeypatch.setattr(CollapseWatch, "_seen", lambda *_: {"same": True})
+    run = make_tiny(epochs=5)
+
+    def stopped(state):
+        told = []
+        with pytest.raises(CollapseError, match="from 2 to 5 of 10"):
+            train(bags, run, seed=1, state=state, progress=lambda *args: told.append(args))
+        return len(told)
+
+    assert stopped(None) == 5
+    assert stopped(interrupted(bags, run, 4)) == 1
+
+
+# --- bad input ----------------------------------------------------------------------------------
+
+
+def with_slide(bags, coords, features=None):
+    """The bags and one more slide."""
+    coords = np.asarray(coords, dtype=np.int64)
+    if features is None:
+        features = np.random.default_rng(0).normal(size=(len(coords), 6)).astype(np.float32)
+    return ArrayBags(
+        [*bags.slide_ids, "odd-one"], [*bags.tile_coords, coords], [*bags.steps, (STEP, STEP)],
+        [*bags.tile_features, features], [*bags.steps_um, (128.0, 128.0)],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("method", ["dino", "dinov2", "dinov2-compact"])
+@pytest.mark.parametrize("tiles", [1, 3])
+def test_a_slide_of_one_tile_or_of_fewer_than_a_crop_needs_is_its_own_crop(bags, method, tiles):
+    """It is trained on like the others, as a whole in every crop; nothing is told of it."""
+    odd = with_slide(bags, np.arange(2 * tiles).reshape(tiles, 2) * STEP)
+    run = make_tiny(method=method, crops={"local_crops": 2, "min_tiles": 8}, batch_slides=9)
+    metrics = train(odd, run, seed=0).metrics
+    assert (metrics["slides"] == 9).all()
+    assert np.isfinite(metrics["loss"]).all()
+    encoder = train(odd, run, seed=0).encoder
+    embedded = embed_slide(encoder, odd.features(8), odd.coords(8) // STEP, "cpu")
+    assert np.isfinite(embedded.layers).all()
+
+
+def test_a_cohort_of_slides_of_one_tile_trains():
+    """There is nothing to arrange, and the numbers stay finite all the same."""
+    bags = make_bags(4)
+    single = ArrayBags(
+        bags.slide_ids, [one[:1] for one in bags.tile_coords], bags.steps,
+        [one[:1] for one in bags.tile_features],
+    )  # fmt: skip
+    assert np.isfinite(train(single, make_tiny(), seed=0).metrics["loss"]).all()
+
+
+def test_duplicate_coordinates_count_once_and_are_told_of(bags, caplog):
+    """The first tile of a cell is trained on; the log names the slide and how many are left out."""
+    coords, features = bags.tile_coords[0], bags.tile_features[0]
+    double = with_slide(bags, np.concatenate([coords, coords]), np.concatenate([features] * 2))
+    once = with_slide(bags, coords, features)
+    with caplog.at_level(logging.WARNING):
+        doubled = train(double, make_tiny(), seed=0)
+    assert f"odd-one: {len(coords)} of {2 * len(coords)} tiles" in caplog.text
+    assert caplog.text.count("odd-one") == 1
+    plain = train(once, make_tiny(), seed=0)
+    assert doubled.metrics["tokens"].equals(plain.metrics["tokens"])
+
+
+def test_coordinates_beyond_256000_pixels_are_exact(bags):
+    """Positions come from int64: a slide far from the corner is the same slide."""
+    far = [one + np.array([1_000_000 * STEP, 70_000 * STEP]) for one in bags.tile_coords]
+    moved = ArrayBags(bags.slide_ids, far, bags.steps, bags.tile_features)
+    same(train(bags, make_tiny(), seed=0), train(moved, make_tiny(), seed=0))
+
+
+def test_a_slide_wider_than_a_thousand_cells_trains(bags):
+    """No table of positions ends anywhere."""
+    wide = np.stack([np.arange(40) * 100, np.zeros(40)], axis=1) * STEP
+    metrics = train(with_slide(bags, wide), make_tiny(), seed=0).metrics
+    assert np.isfinite(metrics["loss"]).all()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_features_that_are_not_finite_stop_the_training_and_name_the_slide(bags, value):
+    """Before the first step; with what to do."""
     features = [one.copy() for one in bags.tile_features]
-    features[3][:-1] = np.nan
+    features[3][-1, 2] = value
     broken = ArrayBags(bags.slide_ids, bags.tile_coords, bags.steps, features)
-    with pytest.raises(CollapseError, match=r"(?s)step \d of 9.*nan.*learning_rate.*not finite"):
-        train(broken, short(), device="cpu", seed=0)
+    with pytest.raises(CohortError, match=r"slide-3.*not finite.*Delete the slide's features file"):
+        train(broken, make_tiny(), seed=0, progress=lambda *_: pytest.fail("a step was made"))
+
+
+def test_a_cohort_smaller_than_the_batch_is_one_batch_a_step():
+    """Every step then has the whole cohort."""
+    metrics = train(make_bags(3), make_tiny(batch_slides=32, epochs=3), seed=0).metrics
+    assert metrics["slides"].tolist() == [3, 3, 3]
 
 
 def test_one_slide_is_too_few():
-    with pytest.raises(CohortError, match="at least 2"):
-        train(make_bags(1), RUN, device="cpu", seed=0)
-
-
-@settings(max_examples=50)
-@given(st.integers(2, 70), st.integers(2, 20), st.integers(0, 3))
-def test_batches_hold_every_slide_once_and_never_one_alone(slides, batch_slides, epoch):
-    batches = epoch_batches(slides, batch_slides, 1, epoch)
-    assert sorted(np.concatenate(batches)) == list(range(slides))
-    assert min(len(batch) for batch in batches) >= 2
-    assert max(len(batch) for batch in batches) <= batch_slides + 1
-    assert len(batches) == max(1, (slides + batch_slides - 2) // batch_slides)
-    assert all(len(batch) == batch_slides for batch in batches[:-1])
-
-
-def test_every_epoch_has_its_own_order():
-    orders = {tuple(np.concatenate(epoch_batches(30, 8, 0, epoch))) for epoch in range(5)}
-    assert len(orders) == 5
-
-
-def test_padding_puts_zeros_behind():
-    crops = [(np.full((n, 3), n, np.float32), np.full((n, 2), n, np.int64)) for n in (2, 4)]
-    features, positions, valid = pad(crops)
-    assert features.shape == (2, 4, 3) and positions.dtype == torch.int64
-    assert valid.tolist() == [[True, True, False, False], [True] * 4]
-    assert features[0, :, 0].tolist() == [2, 2, 0, 0]
-    assert positions[0, :, 1].tolist() == [2, 2, 0, 0]
+    """Slides are told apart from each other: an error that says so."""
+    with pytest.raises(CohortError, match=r"1 slide.*at least 2.*pretrain.runs.patients"):
+        train(make_bags(1), make_tiny(), seed=0)

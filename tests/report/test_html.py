@@ -7,7 +7,8 @@ import pandas as pd
 from slidemill.report.choice import choose_slides
 from slidemill.report.figures import attention_overlay, histogram, loss_curves
 from slidemill.report.html import ReportPage, SlideSection, render
-from slidemill.report.tasks import Estimate, Pair, ResultRow, ResultTable, TaskSection
+from slidemill.report.rows import Estimate, ResultRow, ResultTable
+from slidemill.report.tasks import Pair, TaskSection
 
 EVIL = "<script>alert(1)</script>"
 PIXELS = np.full((60, 80, 3), 230, np.uint8)
@@ -17,9 +18,9 @@ JPEG = attention_overlay(
 
 
 def page(**changes):
-    estimates = [Estimate(0.8, 0.7, 0.9, True), Estimate(None, None, None)]
+    estimates = [Estimate(0.8, 0.7, 0.9, True), Estimate(None, None, None), None]
     row = ResultRow("abmil", EVIL, estimates, "saw")
-    table = ResultTable(EVIL, ["AUROC", "F1"], [row])
+    table = ResultTable(EVIL, ["AUROC", "F1", "R"], [row], said=EVIL)
     full = ReportPage(
         cohort=EVIL,
         facts=[("slides", "3")],
@@ -34,6 +35,7 @@ def page(**changes):
                 [Pair(EVIL, "b", estimates[0], "0.01", "0.02")],
                 3,
                 [("<svg></svg>", EVIL)],
+                (EVIL,),
             )
         ],
         slides=[SlideSection("best", EVIL, EVIL, EVIL, 0.5, 9, JPEG, JPEG)],
@@ -59,7 +61,7 @@ def page(**changes):
 def test_everything_from_outside_is_escaped():
     text = page()
     assert "<script" not in text
-    assert text.count("&lt;script&gt;") >= 9
+    assert text.count("&lt;script&gt;") >= 12
 
 
 def test_nothing_is_loaded_from_anywhere():

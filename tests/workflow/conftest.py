@@ -22,7 +22,13 @@ CONFIG = {
     "features": {"encoders": ["rgb-mean"]},
     "pretrain": {
         "runs": [
-            {"width": 16, "depth": 1, "heads": 1, "prototypes": 16, "epochs": 2, "batch_slides": 4}
+            {
+                "size": "1x16",
+                "heads": 1,
+                "head": {"prototypes": 16, "hidden": 16, "bottleneck": 8},
+                "epochs": 2,
+                "batch_slides": 4,
+            }
         ]
     },
     "evaluate": {

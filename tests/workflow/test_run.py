@@ -11,6 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from slidemill.pretrain.checkpoint import read_trained_on
+
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("finished")]
 
 
@@ -37,12 +39,13 @@ def test_every_stage_left_its_artifacts(finished):
     assert len(list(results.glob("features/rgb-mean-*/slides/*.h5"))) == good
     assert len(list(results.glob("pretrain/*/checkpoint.safetensors"))) == 2
     assert len(list(results.glob("pretrain/*/slides/*.h5"))) == 2 * good
+    assert not list(results.glob("pretrain/*/state.safetensors"))
     metrics = pd.read_parquet(finished.one("evaluate/grade-??????????/metrics.parquet"))
     overall = metrics[metrics["fold"] < 0]
     assert set(zip(overall["model"], overall["input"], overall["control"], strict=True)) == {
         ("abmil", "rgb-mean", ""),
         ("linear-probe", "rgb-mean", ""),
-        ("linear-probe", "rgb-mean/dino", ""),
+        ("linear-probe", "rgb-mean/dinov2", ""),
         ("linear-probe", "rgb-mean", "shuffled-labels"),
         ("linear-probe", "number of tiles", "tile-count"),
     }
@@ -73,12 +76,11 @@ def test_no_encoder_saw_its_test_patients(finished):
     splits = pd.read_parquet(finished.one("splits/*/splits.parquet"))
     for folder in finished.results.glob("pretrain/*"):
         fold = json.loads((folder / "dataset.json").read_text())["Parameters"]["fold"]
-        trained = set(json.loads((folder / "patients.json").read_text())["patients"])
-        tested = set(
-            splits.loc[(splits["fold"] == fold) & (splits["part"] == "test"), "patient_id"]
-        )
-        assert trained
-        assert not trained & tested
+        trained = set(read_trained_on(folder / "checkpoint.safetensors").patients)
+        here = splits["fold"] == fold
+        tested = set(splits.loc[here & (splits["part"] == "test"), "patient_id"])
+        assert tested
+        assert trained == set(splits["patient_id"]) - tested
 
 
 def test_h5py_and_pandas_alone_read_every_artifact(finished):
@@ -107,7 +109,7 @@ def test_commands_say_how_the_run_is(finished):
 
     code, text = say("summary")
     assert code == 0
-    assert "rgb-mean/dino" in text
+    assert "rgb-mean/dinov2" in text
     assert "2 of 10 slides failed" in text
     assert "report.html" in text
     code, text = say("status")

@@ -4,7 +4,20 @@ Part of `slidemill.artifacts.formats`, from where everything is imported.
 """
 
 from slidemill.artifacts.fields import COORDS, SLIDE_ID
+from slidemill.artifacts.formats_pretrain import EMBEDDING, PRETRAIN_METRICS
 from slidemill.artifacts.spec import ArtifactSpec, Field, register
+
+__all__ = [
+    "ATTENTION",
+    "COMPARISONS",
+    "EMBEDDING",
+    "METRICS",
+    "MOMENTS",
+    "PREDICTIONS",
+    "PRETRAIN_METRICS",
+    "SPLITS",
+    "SUMMARY",
+]
 
 register(
     ArtifactSpec(
@@ -40,39 +53,6 @@ SPLITS = register(
             Field("part", "str", "train, validate (inner validation, of the training part), test."),
             Field("patient_id", "str", "The patient."),
             Field("label", "str", "The patient's label; several are joined by `|`."),
-        ),
-    )
-)
-PRETRAIN_METRICS = register(
-    ArtifactSpec(
-        "pretrain-metrics",
-        1,
-        "parquet",
-        "The course of a pretraining run, one row a step.",
-        (
-            Field("step", "int64", "Step, from 0."),
-            Field("epoch", "int64", "Epoch, from 0."),
-            Field("loss", "float64", "DINO loss, nats."),
-            Field("learning_rate", "float64", "Learning rate of the step."),
-            Field("teacher_momentum", "float64", "Momentum of the teacher's average."),
-            Field("teacher_entropy", "float64", "Mean entropy of the teacher's outputs, nats."),
-            Field("kl_to_uniform", "float64", "KL of the teacher's mean output to uniform, nats."),
-            Field("gradient_norm", "float64", "Norm of the gradient before clipping."),
-            Field("seconds", "float64", "Wall time since the start, seconds."),
-        ),
-    )
-)
-EMBEDDING = register(
-    ArtifactSpec(
-        "slide-embedding",
-        1,
-        "hdf5",
-        "Embedding of a slide by a slide encoder.",
-        (Field("features", "float32", "The embedding.", "(D,)"),),
-        attributes=(
-            ("slide_encoder", "label of the pretraining run"),
-            ("encoder", "name of the tile encoder"),
-            ("checkpoint_sha256", "sha256 of the slide encoder's checkpoint"),
         ),
     )
 )
@@ -232,15 +212,30 @@ SUMMARY = register(
         ),
     )
 )
-MOMENTS = register(
+register(
     ArtifactSpec(
         "feature-moments",
         1,
+        "hdf5",
+        "Moments of every slide's features, in the order of the summary beside it. No longer "
+        "written.",
+        (
+            Field("mean", "float64", "Mean of the tiles.", "(S, D)"),
+            Field("m2", "float64", "Sum of squared deviations from it.", "(S, D)"),
+        ),
+        attributes=(("encoder", "name of the tile encoder"),),
+    )
+)
+MOMENTS = register(
+    ArtifactSpec(
+        "feature-moments",
+        2,
         "hdf5",
         "Moments of every slide's features, in the order of the summary beside it.",
         (
             Field("mean", "float64", "Mean of the tiles.", "(S, D)"),
             Field("m2", "float64", "Sum of squared deviations from it.", "(S, D)"),
+            Field("max", "float32", "Largest value of the tiles.", "(S, D)"),
         ),
         attributes=(("encoder", "name of the tile encoder"),),
     )

@@ -26,10 +26,11 @@ from slidemill.config.evaluate import (
     SurvivalConfig,
     TaskConfig,
 )
-from slidemill.config.learn import (
+from slidemill.config.learn import EncoderEntry, FeaturesConfig
+from slidemill.config.pretrain import (
     CropsConfig,
-    EncoderEntry,
-    FeaturesConfig,
+    HeadConfig,
+    IbotConfig,
     PretrainConfig,
     PretrainRun,
 )
@@ -46,6 +47,8 @@ __all__ = [
     "EncoderEntry",
     "EvaluateConfig",
     "FeaturesConfig",
+    "HeadConfig",
+    "IbotConfig",
     "KnnConfig",
     "LinearProbeConfig",
     "MilConfig",

@@ -1,6 +1,6 @@
 """Settings of the evaluation: tasks, protocols, models."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, field_validator, model_validator
 
@@ -25,7 +25,23 @@ ON_BAGS: frozenset[ModelName] = frozenset(
 )
 """Models on bags of tiles; the others take one vector a slide."""
 InputKind = Literal["tiles", "slides", "both"]
-Control = Literal["shuffled-labels", "mean-features", "tile-count", "site"]
+Control = Literal[
+    "shuffled-labels",
+    "mean-features",
+    "max-features",
+    "tile-count",
+    "site",
+    "cls",
+    "random-init",
+    "shuffled-coordinates",
+    "mean-tokens",
+    "random-init-mean-tokens",
+    "shuffled-mean-tokens",
+    "layers",
+    "random-init-layers",
+    "shuffled-layers",
+    "cls+mean",
+]
 
 
 class TaskConfig(Section):
@@ -220,10 +236,14 @@ class EvaluateConfig(Section):
         "in one bag. one: the slide with the most tiles.",
     )
     controls: tuple[Control, ...] = Field(
-        ("shuffled-labels", "mean-features", "tile-count", "site"),
+        get_args(Control),
         description="Rows that say what a result is worth. shuffled-labels: nothing to learn. "
         "mean-features: a linear probe on the mean of the tiles. tile-count: one on their number "
-        "alone. site: one that predicts the site (needs evaluate.site).",
+        "alone. site: one that predicts the site (needs evaluate.site). The others come with slide "
+        "encoders. max-features: the largest values of the tiles. cls, mean-tokens, layers: the "
+        "class token, the mean of the tiles' tokens, the class tokens of all layers. cls+mean: the "
+        "class token beside the mean of the tiles. random-init...: the encoder before its first "
+        "step. shuffled-coordinates, shuffled-...: the tiles' places permuted.",
     )
     seed: int = Field(0, ge=0, description="Seed of folds, models and bootstrap.")
     device: Device = Field("auto", description="Where models on bags are trained.")

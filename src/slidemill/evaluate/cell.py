@@ -3,7 +3,7 @@
 Brings rows, units and inputs together; reads features when they are asked for and writes nothing.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,11 +15,13 @@ from slidemill.config import EvaluateConfig
 from slidemill.errors import CohortError
 from slidemill.evaluate.dataset import (
     Embed,
+    Float32Array,
     Rows,
     TileBags,
     View,
     embedding_bags,
     embedding_vectors,
+    max_vectors,
     mean_vectors,
     tile_counts,
 )
@@ -53,7 +55,7 @@ class CellData:
         rows: Who is predicted; slides are indices of the summary's, and of the store's.
         units: Units of the protocol.
         store: The encoder's features.
-        embed: Embedding of a slide in a view.
+        embedding: Reads a slide's embedding in a view, by the dataset that is read.
         sites: Site of each slide, for the site control.
     """
 
@@ -61,13 +63,17 @@ class CellData:
     rows: Rows
     units: Sequence[Unit]
     store: FeatureStore
-    embed: Embed
+    embedding: Callable[[int, View, str], Float32Array]
     sites: Mapping[str, object] | None = None
 
     @cached_property
     def used(self) -> list[int]:
         """Slides that are evaluated, ascending."""
         return sorted({slide for slides in self.rows.slides for slide in slides})
+
+    def embed(self, readout: str) -> Embed:
+        """Embeddings of slides in a view, read from one dataset."""
+        return lambda slide, view: self.embedding(slide, view, readout)
 
 
 def run_model(
@@ -109,18 +115,21 @@ def run_model(
 
 
 def _bags(cell: CellPlan, data: CellData, rows: Rows, view: View) -> Bags:
+    embed = data.embed(cell.readout)
     if cell.kind == "slides":
-        return embedding_bags(rows, data.embed, view)
-    beside = None if cell.kind == "tiles" else (lambda slide: data.embed(slide, view))
+        return embedding_bags(rows, embed, view)
+    beside = None if cell.kind == "tiles" else (lambda slide: embed(slide, view))
     return TileBags(rows, data.store.features, data.summary.moments, in_memory=False, beside=beside)
 
 
 def _vectors(cell: CellPlan, data: CellData, rows: Rows, view: View) -> Float64Array:
     if cell.control == "tile-count":
         return tile_counts(rows, data.summary.moments)
+    if cell.control == "max-features":
+        return max_vectors(rows, data.summary.maximum)
     if cell.kind == "tiles":
         return mean_vectors(rows, data.summary.moments)
-    embedded = embedding_vectors(rows, data.embed, view)
+    embedded = embedding_vectors(rows, data.embed(cell.readout), view)
     if cell.kind == "slides":
         return embedded
     return np.concatenate([mean_vectors(rows, data.summary.moments), embedded], axis=1)

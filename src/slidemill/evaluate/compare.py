@@ -14,7 +14,7 @@ tested, as in few-shot units, it is cautious.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
-from itertools import combinations
+from itertools import chain, combinations
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,7 @@ import pandas as pd
 from scipy import stats
 
 from slidemill.evaluate.bootstrap import MACRO
+from slidemill.evaluate.encoder_rows import RowKey
 from slidemill.evaluate.metrics import HEADLINE, Metric, metrics_of
 from slidemill.evaluate.panel import Panel, make_panels
 from slidemill.evaluate.resample import Summary, draw_weights, macro, summarise
@@ -82,8 +83,9 @@ def compare_rows(
     *,
     draws: int,
     seed: int,
+    pairs: Sequence[tuple[RowKey, RowKey]] | None = None,
 ) -> pd.DataFrame:
-    """Differences of the headline metric between all pairs of rows that are no controls.
+    """Differences of the headline metric between rows.
 
     Args:
         predictions: Rows of the format `predictions` of one task and one sample.
@@ -93,11 +95,13 @@ def compare_rows(
             and fold. The mean of their ratio corrects the test.
         draws: Draws of patients.
         seed: Seed of the draws, not negative; the same as for `row_metrics` gives the same draws.
+        pairs: Which rows are compared; by default all rows that are no controls, each with each.
 
     Returns:
-        `COLUMNS`, one row a target and pair, in the order in which the predictions have the rows.
-        Targets are as in `row_metrics`. `folds` counts those where both are defined; p is nan
-        with fewer than two, and Holm's method is over the pairs of a target.
+        `COLUMNS`, one row a target and pair, in the order of the pairs, or else in that in which
+        the predictions have the rows. Targets are as in `row_metrics`. `folds` counts those where
+        both are defined; p is nan with fewer than two, and Holm's method is over the pairs of a
+        target.
 
     Raises:
         CohortError: If there are no predictions.
@@ -105,23 +109,23 @@ def compare_rows(
             `make_panels`.
     """
     metric = metrics_of(task_type)[HEADLINE[task_type]]
-    rows = predictions[predictions["control"] == ""]
-    panels = {
-        f"{model} on {given}": make_panels(
-            rows[(rows["model"] == model) & (rows["input"] == given)], task_type, names
-        )
-        for model, given in rows[["model", "input"]].drop_duplicates().itertuples(index=False)
-    }
-    if len(panels) < 2:
+    if pairs is None:
+        results = predictions.loc[predictions["control"] == "", list(RowKey._fields)]
+        keys = [RowKey(*key) for key in results.drop_duplicates().itertuples(index=False)]
+        pairs = list(combinations(keys, 2))
+    if not pairs:
         return _table([])
-    _check_same_patients(panels)
+    panels = {
+        key: make_panels(_rows(predictions, key), task_type, names)
+        for key in dict.fromkeys(chain.from_iterable(pairs))
+    }
+    _check_same_patients({key.label: panel for key, panel in panels.items()})
     patients = len(next(iter(next(iter(panels.values())).values())).patients)
     weights = draw_weights(patients, draws, seed)
     sides = {row: _sides(each, metric, weights, task_type) for row, each in panels.items()}
     found: list[tuple[object, ...]] = []
     for target in next(iter(sides.values())):
-        pairs = combinations(sides, 2)
-        own = [_pair(a, b, sides[a][target], sides[b][target], sizes) for a, b in pairs]
+        own = [_pair(a.label, b.label, sides[a][target], sides[b][target], sizes) for a, b in pairs]
         adjusted = holm([pair.p for pair in own])
         for pair, p in zip(own, adjusted, strict=True):
             found.append((target, metric.name, *astuple(pair), p))
@@ -160,6 +164,12 @@ def holm(ps: Sequence[float]) -> list[float]:
     adjusted = np.full(len(values), math.nan)
     adjusted[order] = np.minimum(np.maximum.accumulate(stepped), 1.0)
     return [float(p) for p in adjusted]
+
+
+def _rows(predictions: pd.DataFrame, key: RowKey) -> pd.DataFrame:
+    """Predictions of one row."""
+    mine = (predictions["model"] == key.model) & (predictions["input"] == key.input)
+    return predictions[mine & (predictions["control"] == key.control)]
 
 
 def _sides(

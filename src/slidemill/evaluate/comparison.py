@@ -1,10 +1,12 @@
 """The comparison of a task: its cells joined, with differences, splits and figures.
 
 Reads the cells' `predictions.parquet` and `metrics.parquet` and the task's splits. Writes
-`predictions.parquet`, `comparisons.parquet`, `splits.parquet`, `splits.json`, figures as SVG and
-PNG, and, last, `metrics.parquet`.
+`predictions.parquet`, `comparisons.parquet` (differences between results), `controls.parquet`
+(differences between slide encoders and their controls, where there are any), `splits.parquet`,
+`splits.json`, figures as SVG and PNG, and, last, `metrics.parquet`.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -15,12 +17,17 @@ from slidemill.artifacts.formats import COMPARISONS, METRICS, PREDICTIONS, SPLIT
 from slidemill.artifacts.parquet import read_parquet, write_parquet
 from slidemill.artifacts.provenance import Stamp
 from slidemill.evaluate.compare import compare_rows
+from slidemill.evaluate.controls import ENCODER_CONTROLS, IN_FOREST
+from slidemill.evaluate.encoder_rows import RowKey, encoder_rows
 from slidemill.evaluate.figures import figures_of, save
 from slidemill.evaluate.models import RETRIEVAL
 from slidemill.plan import Plan
 from slidemill.splits.labels import read_targets
 from slidemill.splits.stage import read_units
-from slidemill.splits.units import Unit
+from slidemill.splits.targets import TaskType
+from slidemill.splits.units import ALL, Unit
+
+Pairs = Sequence[tuple[RowKey, RowKey]]
 
 
 def run_task(plan: Plan, task: str) -> Path:
@@ -45,24 +52,43 @@ def run_task(plan: Plan, task: str) -> Path:
     kind = cells[0].task.type
     cohort = read_parquet(plan.manifest_path(plan.cohort), "cohort")
     names = read_targets(cohort, cells[0].task)[1].names
-    results = (predictions["control"] == "") & (predictions["model"] != RETRIEVAL)
-    pairs = [
-        compare_rows(
-            rows.drop(columns="task"), kind, names, _sizes(read_units(splits), str(sample)),
-            draws=plan.config.evaluate.bootstrap, seed=plan.config.evaluate.seed,
-        ).assign(task=task, sample=sample)
-        for sample, rows in predictions[results].groupby("sample", sort=True)
-    ]  # fmt: skip
-    differences = pd.concat(pairs, ignore_index=True)
-    write_parquet(folder / "comparisons.parquet", differences, COMPARISONS, stamp)
-    shown = (predictions["model"] != RETRIEVAL) & (predictions["control"] != "site")
-    judged = (metrics["model"] != RETRIEVAL) & (metrics["control"] != "site")
-    figures = figures_of(kind, names, predictions[shown], metrics[judged])
-    for name, figure in figures.items():
-        for ending, data in save(figure).items():
-            write_bytes(folder / f"{name}.{ending}", data)
+
+    def differences(rows: pd.DataFrame, sample: str, pairs: Pairs | None = None) -> pd.DataFrame:
+        return compare_rows(
+            rows.drop(columns="task"), kind, names, _sizes(read_units(splits), sample),
+            draws=plan.config.evaluate.bootstrap, seed=plan.config.evaluate.seed, pairs=pairs,
+        ).assign(task=task, sample=sample)  # fmt: skip
+
+    results = predictions[(predictions["control"] == "") & (predictions["model"] != RETRIEVAL)]
+    samples = [differences(rows, str(name)) for name, rows in results.groupby("sample", sort=True)]
+    compared = pd.concat(samples, ignore_index=True)
+    write_parquet(folder / "comparisons.parquet", compared, COMPARISONS, stamp)
+    pairs = [pair for encoder in encoder_rows(cells) for pair in encoder.pairs()]
+    if pairs:
+        rows = predictions[(predictions["sample"] == ALL) & (predictions["model"] != RETRIEVAL)]
+        own = differences(rows, ALL, pairs)
+        write_parquet(folder / "controls.parquet", own, COMPARISONS, stamp)
+    _write_figures(folder, kind, names, predictions, metrics)
     write_parquet(folder / "metrics.parquet", metrics, METRICS, stamp)
     return folder / "metrics.parquet"
+
+
+def _write_figures(
+    folder: Path,
+    kind: TaskType,
+    names: tuple[str, ...],
+    predictions: pd.DataFrame,
+    metrics: pd.DataFrame,
+) -> None:
+    """Figures of results, with those controls that do not hide them."""
+    hidden = {"site", "max-features", *ENCODER_CONTROLS} - set(IN_FOREST)
+    shown, judged = (
+        table[(table["model"] != RETRIEVAL) & ~table["control"].isin(hidden)]
+        for table in (predictions, metrics)
+    )
+    for name, figure in figures_of(kind, names, shown, judged).items():
+        for ending, data in save(figure).items():
+            write_bytes(folder / f"{name}.{ending}", data)
 
 
 def _sizes(units: list[Unit], sample: str) -> dict[tuple[int, int, int], tuple[int, int]]:

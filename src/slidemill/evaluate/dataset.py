@@ -151,6 +151,17 @@ def mean_vectors(rows: Rows, moments: Moments) -> Float64Array:
     return _joined_moments(moments, rows).mean
 
 
+def max_vectors(rows: Rows, maximum: Float32Array) -> Float64Array:
+    """Largest values of each row's tiles, float64 (rows, D).
+
+    Args:
+        rows: The rows.
+        maximum: Of every slide's tiles, float32 (S, D).
+    """
+    found = [maximum[list(slides)].max(axis=0) for slides in rows.slides]
+    return np.stack(found).astype(np.float64)
+
+
 def embedding_vectors(rows: Rows, embed: Embed, view: View) -> Float64Array:
     """Embedding of each row, the mean over its slides, float64 (rows, E)."""
     found = [

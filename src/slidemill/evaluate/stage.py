@@ -1,13 +1,14 @@
 """The evaluate stage: summaries of features, and rows of comparisons.
 
 - A summary reads one encoder's features and writes `summary.parquet` and `moments.h5`.
-- A cell, one model on one input, reads splits, the summary, features or slide embeddings, and
-  writes `predictions.parquet`, `metrics.parquet` and, for models with attention,
-  `slides/<slide>.h5`.
+- A cell, one model on one input or all controls of a slide encoder, reads splits, the summary,
+  features or slide encoders with their embeddings, and writes `predictions.parquet`,
+  `metrics.parquet` and, for models with attention, `slides/<slide>.h5`.
 
 Comparisons, which join the cells of a task, are in `slidemill.evaluate.comparison`.
 Guarantees that every prediction is by a model, on an encoder, that never saw the patient, or fails
-with a `LeakError`; leaks and faults of the features are found before anything is trained.
+with a `LeakError`; leaks and faults of the features are found before anything is trained. What a
+slide encoder saw is read from its own checkpoint, by `slidemill.evaluate.pretrained`.
 """
 
 import json
@@ -36,17 +37,16 @@ from slidemill.artifacts.parquet import read_parquet, write_parquet
 from slidemill.errors import ArtifactError
 from slidemill.evaluate.bootstrap import retrieval_row_metrics, row_metrics
 from slidemill.evaluate.cell import CellData, run_model
-from slidemill.evaluate.dataset import Rows, make_rows
+from slidemill.evaluate.dataset import Rows, View, make_rows
 from slidemill.evaluate.mil.bags import Moments
 from slidemill.evaluate.models import RETRIEVAL
+from slidemill.evaluate.pretrained import check_pretraining
 from slidemill.evaluate.protocol import Predicted
 from slidemill.evaluate.summary import Summary, check_same_content, summarise
 from slidemill.features.store import FeatureStore
 from slidemill.plan import CellPlan, EncoderPlan, Plan
-from slidemill.splits.checks import check_training_patients
 from slidemill.splits.labels import missing_counts, read_targets, shuffle_targets
 from slidemill.splits.stage import read_units
-from slidemill.splits.units import Unit
 
 HEADLINE_REPEAT = 0
 """The repetition whose attention is kept."""
@@ -80,7 +80,11 @@ def run_summary(plan: Plan, encoder: EncoderPlan) -> Path:
     digests = [list(pair) for pair in zip(found.slide_ids, found.item_digests, strict=True)]
     stamp = stage.stamp("", {"features": stage.item_digest(digests)})
     name = encoder.encoder.spec.name
-    arrays = {"mean": found.moments.mean, "m2": found.moments.m2}
+    arrays: dict[str, npt.NDArray[np.floating]] = {
+        "mean": found.moments.mean,
+        "m2": found.moments.m2,
+        "max": found.maximum,
+    }
     write_hdf5(folder / "moments.h5", arrays, MOMENTS, stamp, {"encoder": name})
     table = {
         "slide_id": list(found.slide_ids),
@@ -93,13 +97,24 @@ def run_summary(plan: Plan, encoder: EncoderPlan) -> Path:
 
 
 def read_summary(plan: Plan, encoder: EncoderPlan) -> Summary:
-    """The summary of an encoder's features."""
-    path = plan.summary_path(plan.summaries[encoder.encoder.label])
+    """The summary of an encoder's features.
+
+    Raises:
+        ArtifactError: If it is missing, damaged, or of an older slidemill.
+    """
+    stage = plan.summaries[encoder.encoder.label]
+    path = plan.summary_path(stage)
     table = read_parquet(path, "feature-summary")
     with open_hdf5(path.with_name("moments.h5"), "feature-moments") as file:
-        mean, m2 = file["mean"][:], file["m2"][:]
+        if "max" not in file:
+            raise ArtifactError(
+                f"{path.with_name('moments.h5')}: an older slidemill wrote it, without the largest "
+                f"values. Make it again: `slidemill evaluate --run {stage.name}`."
+            )
+        mean, m2, maximum = file["mean"][:], file["m2"][:], file["max"][:]
     ids, digests, hashes = (tuple(table[c]) for c in ("slide_id", "item_digest", "sha256"))
-    return Summary(ids, digests, hashes, Moments(table["count"].to_numpy(np.int64), mean, m2))
+    moments = Moments(table["count"].to_numpy(np.int64), mean, m2)
+    return Summary(ids, digests, hashes, moments, maximum)
 
 
 def check_summary(summary: Summary, store: FeatureStore, name: str) -> None:
@@ -117,71 +132,85 @@ def check_summary(summary: Summary, store: FeatureStore, name: str) -> None:
 
 
 def run_cell(plan: Plan, cell: CellPlan, device: str, threads: int) -> Path:
-    """Run one model on one input through all units; returns the path of its metrics.
+    """Run a cell's rows through all units; returns the path of its metrics.
 
     Raises:
+        ArtifactError: If a slide encoder or an embedding is not the planned one.
         CohortError: If what is left of a unit cannot train a model.
         LeakError: If a tested patient was trained on, by the model or by its slide encoder, or if a
             slide is there under two names.
     """
     torch.set_num_threads(threads)
     folder = open_folder(cell.stage, plan.results)
-    splits = read_parquet(plan.splits_path(cell.task.name), "splits")
-    units = read_units(splits)
-    check_pretraining(plan, cell, units)
-    data = _data(plan, cell, units)
-    last = time.monotonic()
-
-    def show(done: int, total: int) -> None:
-        nonlocal last
-        if done == total or time.monotonic() - last > 10:
-            last = time.monotonic()
-            log.info("evaluate %s: %d/%d", cell.stage.label, done, total)
-
-    found = run_model(cell, data, plan.config.evaluate, device, show)
-    names = np.array(data.summary.slide_ids, dtype=object)
-    who = {"task": cell.task.name, "model": cell.model, "input": cell.source}
-    table = found.table.assign(
-        slide_id=names[found.table["slide"]], control=cell.control, **who
-    ).drop(columns="slide")
+    cohort = read_parquet(plan.manifest_path(plan.cohort), "cohort")
+    data = _open(plan, cell, cohort)
+    cells = cell.rows()
+    tables, metrics, chosen = [], [], {}
+    for number, row in enumerate(cells):
+        shown = _Shown(cell.stage.label, number, len(cells))
+        found = run_model(row, data, plan.config.evaluate, device, shown)
+        tables.append(_named(row, data, found))
+        metrics.append(_metrics(plan, row, data.rows, tables[-1], cohort))
+        _write_attention(row, data, found, folder)
+        if found.chosen:
+            chosen[row.control] = found.chosen
     digests = [[data.summary.slide_ids[i], data.summary.item_digests[i]] for i in data.used]
     stamp = cell.stage.stamp("", {"features": cell.stage.item_digest(digests)})
-    _write_attention(cell, data, found, folder)
-    if found.chosen:
-        write_text(folder / "chosen.json", json.dumps(found.chosen, indent=1) + "\n")
-    write_parquet(folder / "predictions.parquet", table, PREDICTIONS, stamp)
-    metrics = _metrics(plan, cell, data.rows, table)
-    write_parquet(folder / "metrics.parquet", metrics, METRICS, stamp)
+    if chosen:
+        said = chosen if cell.controls else next(iter(chosen.values()))
+        write_text(folder / "chosen.json", json.dumps(said, indent=1) + "\n")
+    predictions = pd.concat(tables, ignore_index=True)
+    write_parquet(folder / "predictions.parquet", predictions, PREDICTIONS, stamp)
+    joined = pd.concat(metrics, ignore_index=True)
+    write_parquet(folder / "metrics.parquet", joined, METRICS, stamp)
     return folder / "metrics.parquet"
 
 
-def check_pretraining(plan: Plan, cell: CellPlan, units: list[Unit]) -> None:
-    """Check that no slide encoder of a cell was trained on a patient whom the cell tests with it.
-
-    Encoders of `patients: all` are let through: that they saw the test patients is what the
-    configuration asked for, and the report says it beside each of their results.
-
-    Raises:
-        LeakError: Naming the patients.
-    """
-    for (repeat, fold), encoder in cell.pretrain.items():
-        if encoder.run.patients == "all":
-            continue
-        path = encoder.stage.folder(plan.results) / "patients.json"
-        trained = json.loads(path.read_text(encoding="utf-8"))["patients"]
-        tested = {
-            patient
-            for unit in units
-            if fold < 0 or (unit.repeat, unit.fold) == (repeat, fold)
-            for patient in unit.test
-        }
-        check_training_patients(trained, tested, encoder.stage.label)
-
-
-def _data(plan: Plan, cell: CellPlan, units: list[Unit]) -> CellData:
-    """The labelled slides of a cell, their targets and where their features are."""
+def _open(plan: Plan, cell: CellPlan, cohort: pd.DataFrame) -> CellData:
+    """What a cell is run on, checked: nothing is trained before."""
+    units = read_units(read_parquet(plan.splits_path(cell.task.name), "splits"))
     summary = read_summary(plan, cell.encoder)
-    cohort = read_parquet(plan.manifest_path(plan.cohort), "cohort")
+    features = cell.encoder.features
+    store = FeatureStore(features.folder(plan.results), read_manifest(plan.manifest_path(features)))
+    check_summary(summary, store, cell.summary.name)
+    encoders = check_pretraining(plan, cell, units, summary, cohort)
+
+    def embedding(slide: int, view: View, readout: str) -> npt.NDArray[np.float32]:
+        slide_id, digest = summary.slide_ids[slide], summary.item_digests[slide]
+        return encoders[view].read(plan, slide_id, digest, readout)
+
+    sites = None
+    if cell.control == "site":
+        column = cohort[str(plan.config.evaluate.site)]
+        sites = dict(zip(cohort["slide_id"], column, strict=True))
+    rows = _labelled(plan, cell, summary, cohort)
+    return CellData(summary, rows, units, store, embedding, sites)
+
+
+class _Shown:
+    """Tells the log how far a cell is, every ten seconds and at the end of a row."""
+
+    def __init__(self, label: str, row: int, rows: int) -> None:
+        self._label, self._row, self._rows = label, row, rows
+        self._last = time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        if done == total or time.monotonic() - self._last > 10:
+            self._last = time.monotonic()
+            row = f"row {self._row + 1} of {self._rows}, " if self._rows > 1 else ""
+            log.info("evaluate %s: %s%d/%d", self._label, row, done, total)
+
+
+def _named(cell: CellPlan, data: CellData, found: Predicted) -> pd.DataFrame:
+    """Predictions of a row in the columns of their format."""
+    names = np.array(data.summary.slide_ids, dtype=object)
+    who = {"task": cell.task.name, "model": cell.model, "input": cell.source}
+    ids = names[found.table["slide"]]
+    return found.table.assign(slide_id=ids, control=cell.control, **who).drop(columns="slide")
+
+
+def _labelled(plan: Plan, cell: CellPlan, summary: Summary, cohort: pd.DataFrame) -> Rows:
+    """The labelled slides of a cell that have features, with their targets."""
     slides, targets = read_targets(cohort, cell.task)
     if cell.task.shuffle_labels:
         targets = shuffle_targets(slides, targets, plan.config.evaluate.seed)
@@ -192,28 +221,10 @@ def _data(plan: Plan, cell: CellPlan, units: list[Unit]) -> CellData:
     used = [index[slide_id] for slide_id in slides["slide_id"].iloc[kept]]
     check_same_content(summary, [summary.slide_ids[i] for i in used])
     patients = [str(patient) for patient in slides["patient_id"].iloc[kept]]
-    rows = make_rows(
+    return make_rows(
         used, patients, targets.take(kept), summary.moments.count[used],
         plan.config.evaluate.patient,
     )  # fmt: skip
-    features = cell.encoder.features
-    store = FeatureStore(features.folder(plan.results), read_manifest(plan.manifest_path(features)))
-    check_summary(summary, store, cell.summary.name)
-
-    def embed(slide: int, view: tuple[int, int]) -> npt.NDArray[np.float32]:
-        encoder = cell.pretrain[view]
-        folder = encoder.stage.folder(plan.results)
-        path = folder / "slides" / f"{summary.slide_ids[slide]}.h5"
-        with open_hdf5(path, "slide-embedding") as file:
-            vector: npt.NDArray[np.float32] = file["features"][:]
-            return vector
-
-    site = None
-    if cell.control == "site":
-        column = str(plan.config.evaluate.site)
-        of_slide = dict(zip(cohort["slide_id"], cohort[column], strict=True))
-        site = {summary.slide_ids[i]: of_slide[summary.slide_ids[i]] for i in used}
-    return CellData(summary, rows, units, store, embed, site)
 
 
 def _tell_missing(cell: CellPlan, slides: list[str]) -> None:
@@ -226,10 +237,11 @@ def _tell_missing(cell: CellPlan, slides: list[str]) -> None:
         )  # fmt: skip
 
 
-def _metrics(plan: Plan, cell: CellPlan, rows: Rows, table: pd.DataFrame) -> pd.DataFrame:
-    """Metrics of every sample of a cell."""
+def _metrics(
+    plan: Plan, cell: CellPlan, rows: Rows, table: pd.DataFrame, cohort: pd.DataFrame
+) -> pd.DataFrame:
+    """Metrics of every sample of a row."""
     config = plan.config.evaluate
-    cohort = read_parquet(plan.manifest_path(plan.cohort), "cohort")
     missing = {} if cell.control == "site" else missing_counts(cohort, cell.task)
     if cell.task.type != "multilabel" and missing:
         missing = {"all": max(missing.values())}

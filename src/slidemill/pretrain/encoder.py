@@ -1,217 +1,201 @@
-"""The slide encoder: a transformer over the tile features of one slide.
+"""What every slide encoder is: a network from bags of tile features to slide embeddings.
 
-It turns a bag (features and grid positions of any number of tiles) into one vector, the class
-token's. Attention is exact. Padding changes nothing: padded tiles are never attended to. What the
-features were standardised by is part of the encoder, so a checkpoint is all that is needed to use
-it, and it loads only into the architecture it names.
+`SlideEncoder` is what training, embedding and checkpoints ask of one; `vit` and `longnet` are the
+two there are. All work on packed bags, so that a bag alone and the same bag in a batch give the
+same. What the features were standardised by is part of the encoder: a checkpoint is all that is
+needed to use it.
 """
 
-from typing import Self
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar, Literal, NamedTuple, Self
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
-from slidemill.errors import SlideCode, SlideError, WeightsError
-from slidemill.pretrain.bags import Float32Array, Int64Array
-from slidemill.pretrain.crops import rebase
+from slidemill.pretrain.bags import Float32Array
+from slidemill.pretrain.packing import Packed
+from slidemill.pretrain.positions import positions_2d
 
-CHECKPOINT_VERSION = "1"
-"""Version of the checkpoint's keys and meaning."""
+PositionUse = Literal["attention", "input"]
+"""Where positions enter. attention: queries and keys of every block, as in Carion et al. 2020
+(arXiv:2005.12872), so that they say which tiles lie near and are no part of what a token tells.
+input: tokens before the first block."""
+
+POSITION_BASE, POSITION_SCALE = 10.0, 2.0
+"""The position code of encoders that are trained here: waves of 6 to 63 cells, of twice the size.
+Tissue is told from its neighbourhood: with the 10,000 that words have, most channels hardly change
+over a slide, and attention to neighbours is learnt many times more slowly, if at all."""
+
+ALIKE = 0.9
+"""Share of the queries' weights in the keys' at the start."""
 
 _SIZES = ("dim", "width", "depth", "heads")
+_POSITIONS = ("position_base", "position_scale", "position_use")
 
 
-def positions_2d(positions: Tensor, width: int) -> Tensor:
-    """Sine-cosine code of grid positions (Vaswani et al. 2017, arXiv:1706.03762), for two axes.
+class Encoded(NamedTuple):
+    """What an encoder makes of a packed batch of B bags with T tiles.
 
-    The first half of the channels encodes x, the second y; each half is sin(p w_k) for all k, then
-    cos(p w_k), with w_k = 10000^(-4k / width), k from 0 to width / 4 - 1. Computed in float32
-    whatever autocast says, and for each token: there is no table to outgrow.
-
-    Args:
-        positions: Integer (..., 2), column and row.
-        width: Channels of the code, a multiple of 4.
-
-    Returns:
-        float32 (..., width).
-
-    Raises:
-        ValueError: If the positions are not integers or the width is not a multiple of 4.
+    Attributes:
+        cls: (B, width), the class tokens: the slide embeddings.
+        tokens: (T, width), the tiles' tokens, in the order of the batch.
+        layers: (depth + 1, B, width), the class tokens of the embedding and after every block,
+            each through the last norm; empty (0, B, width) unless asked for.
     """
-    if positions.is_floating_point():
-        raise ValueError(f"grid positions are integers, not {positions.dtype}")
-    if width % 4:
-        raise ValueError(f"the width of a position code is a multiple of 4, not {width}")
-    rates = 10000.0 ** (-np.arange(width // 4) / (width // 4))
-    with torch.autocast(device_type=positions.device.type, enabled=False):
-        rate = torch.from_numpy(rates.astype(np.float32)).to(positions.device)
-        angle = positions.to(torch.float32).unsqueeze(-1) * rate
-        return torch.cat([angle.sin(), angle.cos()], dim=-1).flatten(-2)
+
+    cls: Tensor
+    tokens: Tensor
+    layers: Tensor
 
 
-class Block(nn.Module):
-    """A pre-norm transformer block: softmax attention, then a GELU MLP four times as wide."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.attention_norm = nn.LayerNorm(width)
-        self.query = nn.Linear(width, width)
-        self.key_value = nn.Linear(width, 2 * width)
-        self.project = nn.Linear(width, width)
-        self.mlp_norm = nn.LayerNorm(width)
-        self.mlp = nn.Sequential(
-            nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
-        )
-
-    def forward(self, tokens: Tensor, mask: Tensor | None, outputs: int | None = None) -> Tensor:
-        """Map tokens to tokens.
-
-        Args:
-            tokens: (B, T, width).
-            mask: bool (B, 1, 1, T), True where a token may be attended to; None for all.
-            outputs: How many of the first tokens are wanted; None for all.
-
-        Returns:
-            (B, outputs, width).
-        """
-        batch, length, _ = tokens.shape
-        normal = self.attention_norm(tokens)
-        query = self.query(normal[:, :outputs]).unflatten(-1, (self.heads, -1))
-        key, value = self.key_value(normal).view(batch, length, 2, self.heads, -1).unbind(2)
-        mixed = functional.scaled_dot_product_attention(
-            query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), attn_mask=mask
-        )
-        tokens = tokens[:, :outputs] + self.project(mixed.transpose(1, 2).flatten(2))
-        return tokens + self.mlp(self.mlp_norm(tokens))  # type: ignore[no-any-return]
-
-
-class SlideTransformer(nn.Module):
-    """A transformer from bags of tile features to slide embeddings.
-
-    Tokens are LayerNorm(Linear((features - feature_mean) / feature_std)) + `positions_2d`, after a
-    learnt class token; the final LayerNorm follows the last block.
+class SlideEncoder(nn.Module, ABC):
+    """A network from packed bags of tile features to slide embeddings.
 
     Args:
         dim: Width D of the tile features.
-        width: Width of the transformer and of the embedding, a multiple of 4 x heads.
+        width: Width of the tokens and of the embedding.
         depth: Number of blocks.
         heads: Attention heads.
+        position_base: Longest wave of the position code, in units of 2 pi cells.
+        position_scale: What the position code is multiplied by.
+        position_use: Where positions enter.
 
     Attributes:
+        kind: Value of the configuration's `attention`.
         feature_mean: float32 (D,) buffer, 0 until `set_moments`.
         feature_std: float32 (D,) buffer, 1 until `set_moments`.
+        class_token: float32 (width,).
+        mask_token: float32 (width,), what stands for a tile that is hidden from the student.
+        checkpointing: Whether the backward pass computes each block's activations again, so that
+            memory holds those of one block instead of all.
 
     Raises:
         ValueError: If the width is not a multiple of 4 x heads.
     """
 
+    kind: ClassVar[str]
     feature_mean: Tensor
     feature_std: Tensor
 
-    def __init__(self, dim: int, width: int, depth: int, heads: int) -> None:
+    def __init__(
+        self,
+        dim: int,
+        width: int,
+        depth: int,
+        heads: int,
+        *,
+        position_base: float = POSITION_BASE,
+        position_scale: float = POSITION_SCALE,
+        position_use: PositionUse = "attention",
+    ) -> None:
         super().__init__()
         if width % (4 * heads):
             raise ValueError(f"width {width} is not a multiple of 4 x {heads} heads")
         self.dim, self.width, self.depth, self.heads = dim, width, depth, heads
+        self.position_base, self.position_scale = position_base, position_scale
+        self.position_use = position_use
+        self.checkpointing = False
         self.register_buffer("feature_mean", torch.zeros(dim))
         self.register_buffer("feature_std", torch.ones(dim))
-        self.embed = nn.Linear(dim, width)
-        self.embed_norm = nn.LayerNorm(width)
         # Not 0: a LayerNorm's slope at a constant input is 1 / sqrt(eps), some 300 times that of
         # the other tokens, and clipping the gradient would then starve every other parameter.
         self.class_token = nn.Parameter(nn.init.normal_(torch.empty(width), std=0.02))
-        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
-        self.norm = nn.LayerNorm(width)
-        init_linear(self)
+        self.mask_token = nn.Parameter(nn.init.normal_(torch.empty(width), std=0.02))
 
     def set_moments(self, mean: Float32Array, std: Float32Array) -> None:
         """Set what features are standardised by: mean and deviation, float32 (D,) each."""
         self.feature_mean.copy_(torch.from_numpy(mean))
         self.feature_std.copy_(torch.from_numpy(std))
 
-    def tokens(
-        self,
-        features: Tensor,
-        positions: Tensor,
-        valid: Tensor | None = None,
-        outputs: int | None = None,
-    ) -> Tensor:
-        """Output tokens, the class token first: all, (B, 1 + L, width), or the first `outputs`.
-
-        Other arguments are those of `forward`. The last block computes only what is wanted.
-        """
-        standard = (features - self.feature_mean) / self.feature_std
-        tokens = self.embed_norm(self.embed(standard)) + positions_2d(positions, self.width)
-        batch = len(tokens)
-        tokens = torch.cat([self.class_token.expand(batch, 1, -1), tokens], dim=1)
-        mask = None if valid is None else functional.pad(valid, (1, 0), value=True)[:, None, None]
-        for block in self.blocks[:-1]:
-            tokens = block(tokens, mask)
-        return self.norm(self.blocks[-1](tokens, mask, outputs))  # type: ignore[no-any-return]
-
-    def forward(self, features: Tensor, positions: Tensor, valid: Tensor | None = None) -> Tensor:
-        """Embed a padded batch of bags.
+    def encode(
+        self, bags: Packed, hidden: Tensor | None = None, *, layers: bool = False
+    ) -> Encoded:
+        """Encode a packed batch.
 
         Args:
-            features: float32 (B, L, D), finite also where it is padding.
-            positions: int64 (B, L, 2), column and row in the grid, starting at 0 as in training.
-            valid: bool (B, L), False where it is padding; None where there is none.
+            bags: The batch. Where in the grid a bag begins matters little: training shifts crops
+                by up to `crops.MAX_SHIFT` cells, so that positions of 0 on are as good as any.
+            hidden: bool (T,), tiles whose features are replaced by the mask token; their positions
+                stay. None for none.
+            layers: Whether to give the class tokens of all layers too.
 
         Returns:
-            (B, width), the class tokens.
+            Class tokens and tile tokens after the last norm.
         """
-        return self.tokens(features, positions, valid, outputs=1)[:, 0]
+        embedded = self.embed_tiles(bags.features)
+        # Blocks add to tokens: in the bfloat16 that autocast may give, small sums would be lost.
+        embedded = embedded.to(torch.promote_types(embedded.dtype, torch.float32))
+        if hidden is not None:
+            embedded = torch.where(hidden[:, None], self.mask_token.to(embedded.dtype), embedded)
+        places = self.position_scale * positions_2d(bags.positions, self.width, self.position_base)
+        sequences = bags.sequences.with_class_token()
+        first = sequences.offsets[:-1].long()
+        tiles = torch.arange(bags.sequences.total, device=first.device) + bags.sequences.owner + 1
+        within: Tensor | None = None
+        if self.position_use == "input":
+            embedded = embedded + places
+        else:
+            # Class tokens are nowhere: their code is 0.
+            within = places.new_zeros((sequences.total, self.width)).index_copy(0, tiles, places)
+        tokens = embedded.new_empty((sequences.total, self.width)).index_copy(0, tiles, embedded)
+        classes = self.class_token.to(embedded.dtype).expand(len(sequences), -1)
+        tokens = tokens.index_copy(0, first, classes)
+        kept = [tokens[first]]
+        for block in self.blocks():
+            if self.checkpointing and torch.is_grad_enabled():
+                tokens = checkpoint(
+                    block, tokens, sequences, within, use_reentrant=False, preserve_rng_state=False
+                )
+            else:
+                tokens = block(tokens, sequences, within)
+            if layers:
+                kept.append(tokens[first])
+        final = self.last_norm(tokens)
+        shown = final.new_empty((0, len(first), self.width))
+        if layers:
+            shown = torch.stack([self.layer_norm(one) for one in kept])
+        return Encoded(final[first], final[tiles], shown)
 
-    def state_for_checkpoint(self) -> tuple[dict[str, Tensor], dict[str, str]]:
-        """Everything a checkpoint holds.
+    @abstractmethod
+    def embed_tiles(self, features: Tensor) -> Tensor:
+        """Tokens of tiles before positions are added: (T, D) to (T, width)."""
 
-        Returns:
-            Tensors by name, contiguous, on the CPU and not shared with the encoder; and text with
-            `version`, `dim`, `width`, `depth` and `heads`. Fit for safetensors.
+    @abstractmethod
+    def blocks(self) -> nn.ModuleList:
+        """The blocks; each maps tokens (T, width), their `Sequences` and position codes to tokens.
+
+        Codes are (T, width), or None where positions entered before.
         """
-        state = {
-            name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-            for name, tensor in self.state_dict().items()
-        }
-        return state, {
-            "version": CHECKPOINT_VERSION,
-            **{key: str(getattr(self, key)) for key in _SIZES},
-        }
+
+    @abstractmethod
+    def last_norm(self, tokens: Tensor) -> Tensor:
+        """What follows the last block."""
+
+    @abstractmethod
+    def layer_norm(self, tokens: Tensor) -> Tensor:
+        """The norm through which the tokens of one layer are read."""
 
     @classmethod
-    def from_state(cls, state: dict[str, Tensor], meta: dict[str, str]) -> Self:
-        """Make an encoder of what `state_for_checkpoint` gave; draws no random numbers.
-
-        Args:
-            state: Tensors by name.
-            meta: Text with the version and the sizes.
-
-        Returns:
-            The encoder, on the CPU, in eval mode.
+    def from_sizes(cls, sizes: Mapping[str, str]) -> Self:
+        """A network of the sizes that a checkpoint names, with weights still to be loaded.
 
         Raises:
-            WeightsError: If the version is not known, a size is missing or wrong, or a tensor is
-                missing, unexpected or of another shape.
+            KeyError: If a size is missing.
+            ValueError: If one is not a number, or they do not fit.
         """
-        if meta.get("version") != CHECKPOINT_VERSION:
-            raise WeightsError(
-                f"this checkpoint of a slide encoder has version {meta.get('version')!r}, but only "
-                f"{CHECKPOINT_VERSION!r} is known. Train it again or update slidemill."
-            )
-        try:
-            sizes = {key: int(meta[key]) for key in _SIZES}
-            with torch.device("meta"):
-                encoder = cls(**sizes)
-            encoder.to_empty(device="cpu").load_state_dict(state, strict=True)
-        except (KeyError, ValueError, RuntimeError) as error:
-            raise WeightsError(
-                f"this checkpoint does not fit the slide encoder that it describes: {error}. "
-                "The file is damaged or was altered: train the slide encoder again."
-            ) from None
-        return encoder.eval()
+        return cls(
+            *(int(sizes[key]) for key in _SIZES),
+            position_base=float(sizes["position_base"]),
+            position_scale=float(sizes["position_scale"]),
+            position_use=position_use(sizes["position_use"]),
+        )
+
+    def sizes(self) -> dict[str, str]:
+        """What a checkpoint has to say for the same network to be made again."""
+        return {key: str(getattr(self, key)) for key in (*_SIZES, *_POSITIONS)}
 
 
 def init_linear(module: nn.Module) -> None:
@@ -222,42 +206,59 @@ def init_linear(module: nn.Module) -> None:
             nn.init.zeros_(part.bias)
 
 
-def embed(
-    encoder: SlideTransformer, features: Float32Array, positions: Int64Array, device: str
-) -> Float32Array:
-    """Embed one whole slide, all tiles at once.
+def align_keys(query_key_value: nn.Linear) -> None:
+    """Make the keys' weights nearly those of the queries, as they become in trained networks.
 
-    Positions are shifted to start at 0, as they do in training. Arithmetic is float32, on CUDA
-    bfloat16 under autocast as in training. Memory grows with the tiles, not with their square.
+    A fresh encoder then attends to what is alike, in place above all, so that its tokens tell of
+    their surroundings from the start (Trockman & Kolter 2023, arXiv:2305.09828, with another way to
+    the same product of weights).
+    """
+    with torch.no_grad():
+        query, key, _ = query_key_value.weight.chunk(3)
+        key.lerp_(query, ALIKE)
+
+
+def queries_keys_values(
+    linear: nn.Linear, tokens: Tensor, places: Tensor | None, heads: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values of attention, (T, heads, d) each.
 
     Args:
-        encoder: The slide encoder; it is moved to the device.
-        features: float32 (N, D).
-        positions: int64 (N, 2), column and row in the slide's grid.
-        device: Where to compute: `cpu`, `cuda` or `mps`.
+        linear: Maps tokens to all three, one after the other.
+        tokens: (T, width), normalised.
+        places: Position codes (T, width), which queries and keys get and values do not; or None.
+        heads: Attention heads.
+    """
+    if places is None:
+        query, key, value = linear(tokens).unflatten(-1, (3, heads, -1)).unbind(1)
+        return query, key, value
+    split = 2 * tokens.shape[-1]
+    weight, bias = linear.weight, linear.bias
+    placed = functional.linear(tokens + places.to(tokens.dtype), weight[:split], bias[:split])
+    query, key = placed.unflatten(-1, (2, heads, -1)).unbind(1)
+    value = functional.linear(tokens, weight[split:], bias[split:])
+    return query, key, value.unflatten(-1, (heads, -1))
 
-    Returns:
-        float32 (width,).
+
+def position_use(text: str) -> PositionUse:
+    """Read what `sizes` writes.
 
     Raises:
-        SlideError: If the slide has no tiles.
-        WeightsError: If the features are not of the width that the encoder was trained on.
+        ValueError: If it is nothing of that.
     """
-    if len(features) == 0:
-        raise SlideError(SlideCode.NO_TILES, "no tiles to embed. Lower tiles.min_tissue")
-    if features.ndim != 2 or features.shape[1] != encoder.dim:
-        raise WeightsError(
-            f"the slide encoder takes tile features of width {encoder.dim}, not "
-            f"{features.shape}. Use the tile encoder that it was trained on."
-        )
-    encoder.to(device).eval()
-    tiles = torch.from_numpy(np.asarray(features, dtype=np.float32)).to(device)
-    grid = torch.from_numpy(rebase(positions)).to(device)
-    with torch.inference_mode(), autocast(device):
-        return encoder(tiles[None], grid[None])[0].float().cpu().numpy()  # type: ignore[no-any-return]
+    if text == "attention":
+        return "attention"
+    if text == "input":
+        return "input"
+    raise ValueError(f"positions are used in attention or in the input, not in {text!r}")
 
 
-def autocast(device: str) -> torch.autocast:
-    """Bfloat16 where matrices are multiplied on CUDA; plain float32 on any other device."""
+def autocast(device: str | torch.device, bf16: bool) -> torch.autocast:
+    """Bfloat16 where matrices are multiplied, or plain float32."""
     kind = torch.device(device).type
-    return torch.autocast(device_type=kind, dtype=torch.bfloat16, enabled=kind == "cuda")
+    return torch.autocast(device_type=kind, dtype=torch.bfloat16, enabled=bf16)
+
+
+def wants_bf16(precision: Literal["auto", "fp32", "bf16"], device: str | torch.device) -> bool:
+    """Whether an encoder computes in bfloat16: `auto` does on CUDA."""
+    return precision == "bf16" or (precision == "auto" and torch.device(device).type == "cuda")

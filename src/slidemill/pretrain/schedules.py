@@ -1,6 +1,8 @@
 """Schedules of a training run, as pure functions of the step.
 
 They keep no state, so a run that is resumed at a step goes on with the values it would have had.
+Half cosines go by step / steps, as DINO's do (Caron et al. 2021, arXiv:2104.14294): the last value
+would be that of the step after the last.
 """
 
 import math
@@ -8,6 +10,8 @@ import math
 
 def learning_rate(step: int, steps: int, *, peak: float, warmup_steps: int) -> float:
     """Linear warm-up, then half a cosine to 0 (Loshchilov & Hutter 2017, arXiv:1608.03983).
+
+    DINO's goes from 0 in the first step, which then learns nothing, and ends at 1e-6.
 
     Args:
         step: The step, from 0.
@@ -41,8 +45,52 @@ def teacher_momentum(step: int, steps: int, *, first: float) -> float:
     Raises:
         ValueError: If the step is not one of the run.
     """
+    return _half_cosine(step, steps, first, 1.0)
+
+
+def weight_decay(step: int, steps: int, *, first: float, last: float) -> float:
+    """Weight decay: half a cosine from `first` to `last` (Caron et al. 2021, appendix C).
+
+    Args:
+        step: The step, from 0.
+        steps: Steps of the whole run.
+        first: Weight decay in the first step.
+        last: What it tends to.
+
+    Raises:
+        ValueError: If the step is not one of the run.
+    """
+    return _half_cosine(step, steps, first, last)
+
+
+def teacher_temperature(
+    step: int, steps: int, *, first: float, last: float, warmup_steps: int
+) -> float:
+    """Temperature of the teacher: a line from `first` to `last`, then constant.
+
+    A sharp teacher at the start keeps targets from being uniform. DINO has a step an epoch and
+    reaches `last` in the last epoch of the warm-up; here it is reached in the step after it, so
+    that a warm-up of no step and of one step mean what they say.
+
+    Args:
+        step: The step, from 0.
+        steps: Steps of the whole run.
+        first: Temperature in the first step, if there is a warm-up.
+        last: Temperature from step `warmup_steps` on.
+        warmup_steps: Steps with a changing temperature.
+
+    Raises:
+        ValueError: If the step is not one of the run.
+    """
     _check(step, steps)
-    return 1.0 - (1.0 - first) * 0.5 * (1.0 + math.cos(math.pi * step / steps))
+    if step >= warmup_steps:
+        return last
+    return first + (last - first) * step / warmup_steps
+
+
+def _half_cosine(step: int, steps: int, first: float, last: float) -> float:
+    _check(step, steps)
+    return last - (last - first) * 0.5 * (1.0 + math.cos(math.pi * step / steps))
 
 
 def _check(step: int, steps: int) -> None:

@@ -1,16 +1,17 @@
-"""Training of a slide encoder without labels, by DINO on spatial crops.
+"""Training of a slide encoder without labels.
 
-The same bags, run and seed give the same encoder, bit for bit on one machine's CPU. Every random
-draw is a function of the seed and of what it is for (the epoch, the slide), never of what was drawn
-before, and the caller's random state is neither used nor changed.
+The same bags, run and seed give the same encoder, bit for bit on one machine's CPU, whether the
+run was killed and went on or not, and to rounding however many processes share it. Every random
+draw is a function of the seed and of what it is for (the step, the slide), never of what was drawn
+before; the networks draw nothing. So the weights, the optimiser, the centres and the step are all
+that a state has to hold, and the caller's random state is neither used nor changed. There is no
+gradient scaler: bfloat16 has the range of float32.
 """
 
-import copy
-import itertools
-import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
 
 import numpy as np
 import pandas as pd
@@ -19,33 +20,63 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from slidemill.config import PretrainRun
-from slidemill.errors import CohortError, CollapseError
-from slidemill.pretrain.bags import (
-    BagSource,
-    Float32Array,
-    Int64Array,
-    feature_moments,
-    grid_positions,
+from slidemill.pretrain import schedules
+from slidemill.pretrain.bags import BagSource, feature_moments
+from slidemill.pretrain.distributed import Ranks
+from slidemill.pretrain.encoder import SlideEncoder
+from slidemill.pretrain.loader import MOMENTS, StepBatch, StepLoader
+from slidemill.pretrain.longnet import LongNet
+from slidemill.pretrain.methods import Method, Terms, make_method
+from slidemill.pretrain.monitors import (
+    CollapseWatch,
+    Signs,
+    entropy,
+    kl_to_uniform,
+    mean_pairwise_cosine,
+    rankme,
 )
-from slidemill.pretrain.crops import draw_views
-from slidemill.pretrain.dino import DinoHead, DinoLoss, DinoNetwork, DinoTerms, update_teacher
-from slidemill.pretrain.encoder import SlideTransformer
-from slidemill.pretrain.schedules import learning_rate, teacher_momentum
+from slidemill.pretrain.snapshot import TrainingState, check_weights, put_tensors, take_tensors
+from slidemill.pretrain.vit import SlideTransformer
 
-MAX_GRADIENT_NORM = 3.0
-"""Gradients are clipped to this norm, over all parameters together."""
+MOMENT_TILES = 256
+"""Tiles of a slide that moments are taken from, at most: means over a cohort need no more."""
 
-FROZEN_EPOCHS = 1
-"""Epochs at the start in which the prototypes stay as they are (Caron et al. 2021)."""
+NUMBERS = (
+    "loss", "dino_loss", "ibot_loss", "regulariser", "learning_rate", "weight_decay",
+    "teacher_momentum", "teacher_temperature", "teacher_entropy", "kl_to_uniform", "rankme",
+    "mean_cosine", "gradient_norm", "tokens_per_s", "seconds",
+)  # fmt: skip
+"""Columns of the metrics that are float64; the others are counts."""
 
-_MOMENTS, _ORDER, _VIEWS = range(3)
-"""What a random draw is for; part of its seed."""
+COUNTS = ("step", "epoch", "slides", "tokens")
 
-PaddedBatch = tuple[Tensor, Tensor, Tensor]
-"""Features float32 (B, L, D), positions int64 (B, L, 2), valid bool (B, L)."""
 
-Progress = Callable[[int, int, float], None]
-"""Called after every step with the steps done, the steps of the run and the loss in nats."""
+@dataclass(frozen=True)
+class Means:
+    """How a training is computed; changes no result but by rounding.
+
+    Attributes:
+        device: `cpu`, `cuda`, `cuda:N` or `mps`.
+        token_budget: Tokens of a pass through an encoder at most.
+        checkpointing: Whether blocks compute their activations again in the backward pass.
+        compile: Whether blocks are compiled.
+        readers: Threads that read ahead.
+        ranks: The processes that train together.
+    """
+
+    device: str = "cpu"
+    token_budget: int = 2**62
+    checkpointing: bool = False
+    compile: bool = False
+    readers: int = 2
+    ranks: Ranks = field(default_factory=Ranks)
+
+
+Keep = Callable[[int, Callable[[], TrainingState]], None]
+"""Called after every update with the updates done and a way to get the state; may write it."""
+
+Progress = Callable[[int, int, dict[str, float]], None]
+"""Called after every update with the updates done, those of the run and the update's metrics."""
 
 
 @dataclass(frozen=True)
@@ -54,20 +85,32 @@ class Trained:
 
     Attributes:
         encoder: The teacher's slide encoder, on the CPU, in eval mode.
-        metrics: One row a step, with the columns of the `pretrain-metrics` format; `seconds` is
-            wall time since the start of training.
+        metrics: One row an update, with the columns of the `pretrain-metrics` format.
     """
 
-    encoder: SlideTransformer
+    encoder: SlideEncoder
     metrics: pd.DataFrame
+
+
+def initial_encoder(run: PretrainRun, dim: int, seed: int) -> SlideEncoder:
+    """The slide encoder before its first step, with weights drawn from the seed.
+
+    Moments of the features are still to be set. It is also the control that tells what training
+    adds.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return _encoder(run, dim)
 
 
 def train(
     bags: BagSource,
     run: PretrainRun,
     *,
-    device: str,
     seed: int,
+    means: Means | None = None,
+    state: TrainingState | None = None,
+    keep: Keep | None = None,
     progress: Progress | None = None,
 ) -> Trained:
     """Train a slide encoder on bags.
@@ -75,194 +118,190 @@ def train(
     Args:
         bags: The training bags, and no others; at least two.
         run: Hyper-parameters. Its own `seed` is not looked at.
-        device: Where to train: `cpu` (float32), `cuda` (bfloat16 autocast) or `mps` (float32).
-        seed: Seed of initial weights, order and crops, not negative.
-        progress: Told after every step.
+        seed: Seed of initial weights, order, crops and masks, not negative.
+        means: How it is computed; by default on the CPU.
+        state: A state to go on from, of the same bags, run and seed.
+        keep: Told after every update, on the first rank only.
+        progress: Told after every update, on the first rank only.
 
     Returns:
-        The encoder and the course of the training.
+        The encoder and the course of the training; the same on every rank.
 
     Raises:
-        CohortError: If there are fewer than two bags.
-        CollapseError: If loss or gradient stop being finite.
+        CohortError: If there are fewer than two bags, a step has fewer slides than processes, or
+            features are not finite.
+        CollapseError: If the training diverges or collapses.
     """
-    slides = len(bags.slide_ids)
-    if slides < 2:
-        raise CohortError(
-            f"a slide encoder cannot be trained on {slides} slide(s): it takes at least 2. Add "
-            "slides, or train on more patients (pretrain.runs.patients)."
+    means = means or Means()
+    training = _Training(bags, run, seed, means)
+    if state is not None:
+        training.load(state)
+    training.go(keep, progress)
+    return Trained(training.method.teacher.encoder.cpu(), training.metrics())
+
+
+class _Training:
+    """One run in progress."""
+
+    def __init__(self, bags: BagSource, run: PretrainRun, seed: int, means: Means) -> None:
+        self.run, self.means, self.ranks = run, means, means.ranks
+        self.loader = StepLoader(
+            bags,
+            run,
+            seed,
+            rank=means.ranks.rank,
+            size=means.ranks.size,
+            device=means.device,
+            readers=means.readers,
         )
-    started = time.perf_counter()
-    student = initial_network(bags, run, seed).to(device)
-    teacher = copy.deepcopy(student).requires_grad_(False).eval()
-    criterion = DinoLoss(
-        run.prototypes,
-        student_temperature=run.student_temperature,
-        teacher_temperature=run.teacher_temperature,
-        centre_momentum=run.centre_momentum,
-    ).to(device)
-    optimizer = _optimizer(student, run.weight_decay)
-    steps_per_epoch = len(epoch_batches(slides, run.batch_slides, seed, 0))
-    steps = run.epochs * steps_per_epoch
-    warmup_steps = round(run.warmup * steps)
-    rows: list[dict[str, float]] = []
-    for step, (epoch, batch) in enumerate(_batches(slides, run, seed)):
-        rate = learning_rate(step, steps, peak=run.learning_rate, warmup_steps=warmup_steps)
-        momentum = teacher_momentum(step, steps, first=run.teacher_momentum)
-        for group in optimizer.param_groups:
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            encoder = _encoder(run, bags.dim)
+            rng = np.random.default_rng([seed, MOMENTS])
+            encoder.set_moments(*feature_moments(bags, MOMENT_TILES, rng))
+            self.method: Method = make_method(run, encoder, means.ranks)
+        self.method.to(means.device)
+        self.method.token_budget = means.token_budget
+        for network in (self.method.student, self.method.teacher):
+            network.encoder.checkpointing = means.checkpointing
+            if means.compile:
+                for block in network.encoder.blocks():
+                    block.compile(dynamic=True)
+        self.optimizer = _optimizer(self.method)
+        self.updates = -(-self.loader.steps // run.accumulate)
+        self.watch = CollapseWatch(run, self.updates)
+        self.rows: list[list[float]] = []
+        self.step, self.before = 0, 0.0
+
+    def go(self, keep: Keep | None, progress: Progress | None) -> None:
+        """Do what is left of the run."""
+        started = time.perf_counter() - self.before
+        batches = self.loader.iterate(self.step * self.run.accumulate)
+        last = time.perf_counter()
+        while self.step < self.updates:
+            row = self._update(batches)
+            now = time.perf_counter()
+            row |= {"tokens_per_s": row["tokens"] / (now - last), "seconds": now - started}
+            last = now
+            self.rows.append([float(row[key]) for key in (*COUNTS, *NUMBERS)])
+            self.step += 1
+            self.before = now - started
+            if self.ranks.first:
+                if progress is not None:
+                    progress(self.step, self.updates, row)
+                if keep is not None:
+                    keep(self.step, self.state)
+        check_weights(self.method, self.step, self.updates)
+
+    def _update(self, batches: Iterator[StepBatch]) -> dict[str, float]:
+        """One update of the weights; returns its metrics."""
+        run, step = self.run, self.step
+        planned = self._schedule(step)
+        first = step * run.accumulate
+        window = range(first, min(first + run.accumulate, self.loader.steps))
+        slides = sum(len(self.loader.slides(number)) for number in window)
+        self.optimizer.zero_grad(set_to_none=True)
+        epoch, tokens = window[0] // self.loader.steps_per_epoch, 0
+        found: list[Terms] = []
+        for batch in islice(batches, len(window)):
+            tokens += batch.globals.sequences.total
+            tokens += 0 if batch.locals is None else batch.locals.sequences.total
+            terms = self.method(batch.to(self.means.device), planned["teacher_temperature"], slides)
+            terms.loss.backward()
+            found.append(terms._replace(loss=terms.loss.detach()))
+        self.ranks.sum_gradients(self.method.student)
+        if step < round(run.frozen_head * self.updates):
+            for prototypes in self.method.prototypes():
+                prototypes.grad = None
+        norm = clip_grad_norm_(self.method.student.parameters(), run.max_gradient)
+        measured = self._measure(found, norm, tokens)
+        self.watch.check(step, Signs(**{key: measured[key] for key in Signs.__annotations__}))
+        self.optimizer.step()
+        self.method.finish_step(planned["teacher_momentum"])
+        return {"step": step, "epoch": epoch, "slides": slides, **planned, **measured}
+
+    def _schedule(self, step: int) -> dict[str, float]:
+        """What the schedules say of an update; the optimiser is told."""
+        run, steps = self.run, self.updates
+        warmup = round(run.warmup * steps)
+        rate = schedules.learning_rate(step, steps, peak=run.learning_rate, warmup_steps=warmup)
+        first, last = run.weight_decay
+        decay = schedules.weight_decay(step, steps, first=first, last=last)
+        for group in self.optimizer.param_groups:
             group["lr"] = rate
-        views = _load(bags, batch, run, seed, epoch, device)
-        terms = _forward(student, teacher, criterion, views, len(batch))
-        optimizer.zero_grad(set_to_none=True)
-        terms.loss.backward()
-        if epoch < FROZEN_EPOCHS:
-            student.head.prototypes.grad = None
-        norm = clip_grad_norm_(student.parameters(), MAX_GRADIENT_NORM)
-        # One transfer for all numbers of the step: each would make the GPU wait.
-        loss, entropy, kl, norm_value = torch.stack([*terms, norm]).detach().tolist()
-        if not math.isfinite(loss) or not math.isfinite(norm_value):
-            raise CollapseError(_diverged(step, steps, epoch, loss, norm_value, run))
-        optimizer.step()
-        update_teacher(teacher, student, momentum)
-        rows.append(
-            {
-                "step": step,
-                "epoch": epoch,
-                "loss": loss,
-                "learning_rate": rate,
-                "teacher_momentum": momentum,
-                "teacher_entropy": entropy,
-                "kl_to_uniform": kl,
-                "gradient_norm": norm_value,
-                "seconds": time.perf_counter() - started,
-            }
+            group["weight_decay"] = decay if group["decays"] else 0.0
+        cold, warm = run.teacher_temperature
+        return {
+            "learning_rate": rate,
+            "weight_decay": decay,
+            "teacher_momentum": schedules.teacher_momentum(step, steps, first=run.teacher_momentum),
+            "teacher_temperature": schedules.teacher_temperature(
+                step, steps, first=cold, last=warm, warmup_steps=round(run.teacher_warmup * steps)
+            ),
+        }
+
+    @torch.no_grad()
+    def _measure(self, found: list[Terms], norm: Tensor, tokens: int) -> dict[str, float]:
+        """Numbers of an update, over all its batches and ranks."""
+        names = ("dino_loss", "ibot_loss", "regulariser")
+        shares = [torch.stack([terms.loss for terms in found]).sum()]
+        for name in names:
+            parts = [terms.parts[name] for terms in found if name in terms.parts]
+            shares.append(torch.stack(parts).sum() if parts else norm.new_full((), torch.nan))
+        sums = self.ranks.sum(torch.stack(shares))
+        # In the order of slides of one process, so that its numbers are those of several.
+        targets, _ = self.ranks.gather(torch.cat([terms.targets for terms in found]))
+        embeddings, _ = self.ranks.gather(torch.cat([terms.embeddings for terms in found]))
+        signs = (
+            entropy(targets),
+            kl_to_uniform(targets),
+            rankme(embeddings),
+            mean_pairwise_cosine(embeddings),
+            norm,
         )
-        if progress is not None:
-            progress(step + 1, steps, loss)
-    return Trained(teacher.encoder.cpu(), pd.DataFrame(rows))
+        # One transfer for all numbers: each would make a GPU wait.
+        values = torch.cat([sums, torch.stack(signs)]).tolist()
+        keys = (
+            "loss", *names, "teacher_entropy", "kl_to_uniform", "rankme", "mean_cosine",
+            "gradient_norm",
+        )  # fmt: skip
+        total = self.ranks.count(tokens, norm.device)
+        return dict(zip(keys, values, strict=True)) | {"tokens": total}
 
+    def state(self) -> TrainingState:
+        """The state after the last update; later updates do not change it.
 
-def initial_network(bags: BagSource, run: PretrainRun, seed: int) -> DinoNetwork:
-    """The network before its first step: weights drawn from the seed, moments from the bags.
-
-    Its encoder is also the control that tells what training adds.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        encoder = SlideTransformer(bags.dim, run.width, run.depth, run.heads)
-        network = DinoNetwork(encoder, DinoHead(run.width, run.prototypes))
-    rng = np.random.default_rng([seed, _MOMENTS])
-    encoder.set_moments(*feature_moments(bags, run.max_tiles, rng))
-    return network
-
-
-def epoch_batches(slides: int, batch_slides: int, seed: int, epoch: int) -> list[Int64Array]:
-    """Slides of every batch of an epoch, in an order drawn anew for each epoch.
-
-    A last batch that is smaller is kept; if it would be of one slide, that slide joins the batch
-    before it.
-
-    Args:
-        slides: Number of slides.
-        batch_slides: Slides a batch.
-        seed: Seed of the run.
-        epoch: The epoch, from 0.
-
-    Returns:
-        Indices of slides, int64, each slide once.
-    """
-    order = np.random.default_rng([seed, _ORDER, epoch]).permutation(slides)
-    starts = np.arange(batch_slides, slides, batch_slides)
-    if len(starts) and slides - starts[-1] == 1:
-        starts = starts[:-1]
-    return np.split(order, starts)
-
-
-def _batches(slides: int, run: PretrainRun, seed: int) -> Iterator[tuple[int, Int64Array]]:
-    """Epoch and slides of every step of the run."""
-    for epoch in range(run.epochs):
-        for batch in epoch_batches(slides, run.batch_slides, seed, epoch):
-            yield epoch, batch
-
-
-def _load(
-    bags: BagSource, batch: Int64Array, run: PretrainRun, seed: int, epoch: int, device: str
-) -> list[PaddedBatch]:
-    """The views of a batch: its global crops padded together, then its local ones if any.
-
-    Within each, crop c of slide b is at c * len(batch) + b. All are on the device.
-    """
-    slides = []
-    for i in batch.tolist():
-        rng = np.random.default_rng([seed, _VIEWS, epoch, i])
-        grid = grid_positions(bags.coords(i), bags.step(i))
-        views = draw_views(grid, run.crops, run.max_tiles, rng)
-        crops = [*views.global_crops, *views.local_crops]
-        # Crops overlap: read every tile once.
-        wanted = np.unique(np.concatenate([crop.rows for crop in crops]))
-        features = bags.features(i, wanted)
-        slides.append(
-            [(features[np.searchsorted(wanted, crop.rows)], crop.positions) for crop in crops]
+        Raises:
+            CollapseError: If that update has spoilt the weights.
+        """
+        check_weights(self.method, self.step, self.updates)
+        tensors = take_tensors(self.method, self.optimizer)
+        return TrainingState(
+            self.step, self.before, tensors, list(self.rows), self.watch.state_dict()
         )
-    by_crop = [list(crop) for crop in zip(*slides, strict=True)]
-    split = run.crops.global_crops
-    parts = [by_crop[:split], by_crop[split:]]
-    batches = [pad(list(itertools.chain.from_iterable(part))) for part in parts if part]
-    return [(f.to(device), p.to(device), v.to(device)) for f, p, v in batches]
+
+    def load(self, state: TrainingState) -> None:
+        """Go on from a state."""
+        put_tensors(state.tensors, self.method, self.optimizer)
+        self.watch.load_state_dict(state.watch)
+        self.step, self.before, self.rows = state.step, state.seconds, list(state.metrics)
+
+    def metrics(self) -> pd.DataFrame:
+        """The course of the run."""
+        table = pd.DataFrame(self.rows, columns=[*COUNTS, *NUMBERS], dtype=np.float64)
+        return table.astype(dict.fromkeys(COUNTS, np.int64))
 
 
-def pad(crops: Sequence[tuple[Float32Array, Int64Array]]) -> PaddedBatch:
-    """Put crops of different lengths into one batch, with zeros behind the shorter ones.
-
-    Args:
-        crops: Features float32 (M, D) and positions int64 (M, 2) of each crop.
-
-    Returns:
-        Features, positions and which are valid; L is the longest M.
-    """
-    shape = (len(crops), max(len(features) for features, _ in crops))
-    features = np.zeros((*shape, crops[0][0].shape[1]), dtype=np.float32)
-    positions = np.zeros((*shape, 2), dtype=np.int64)
-    valid = np.zeros(shape, dtype=np.bool_)
-    for row, (crop_features, crop_positions) in enumerate(crops):
-        features[row, : len(crop_features)] = crop_features
-        positions[row, : len(crop_features)] = crop_positions
-        valid[row, : len(crop_features)] = True
-    return torch.from_numpy(features), torch.from_numpy(positions), torch.from_numpy(valid)
+def _encoder(run: PretrainRun, dim: int) -> SlideEncoder:
+    kinds: dict[str, type[SlideEncoder]] = {kind.kind: kind for kind in (SlideTransformer, LongNet)}
+    return kinds[run.attention](dim, run.width, run.depth, run.n_heads)
 
 
-def _forward(
-    student: DinoNetwork,
-    teacher: DinoNetwork,
-    criterion: DinoLoss,
-    views: list[PaddedBatch],
-    slides: int,
-) -> DinoTerms:
-    """Loss of one batch: the student sees all views, the teacher the global ones."""
-    student_outputs = torch.cat([student(*view) for view in views])
-    with torch.no_grad():
-        teacher_outputs = teacher(*views[0])
-    by_view = (-1, slides, student_outputs.shape[-1])
-    return criterion(  # type: ignore[no-any-return]
-        student_outputs.view(by_view), teacher_outputs.view(by_view)
-    )
-
-
-def _optimizer(student: DinoNetwork, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW (Loshchilov & Hutter 2019), without decay on biases, norms and the class token."""
-    parameters = list(student.parameters())
+def _optimizer(method: Method) -> torch.optim.AdamW:
+    """AdamW (Loshchilov & Hutter 2019), without decay on biases, norms and single tokens."""
+    parameters = list(method.student.parameters())
     groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": [p for p in parameters if p.ndim > 1], "decays": True},
+        {"params": [p for p in parameters if p.ndim <= 1], "decays": False},
     ]
     return torch.optim.AdamW(groups, fused=True)
-
-
-def _diverged(step: int, steps: int, epoch: int, loss: float, norm: float, run: PretrainRun) -> str:
-    """Say where training diverged and what to change."""
-    return (
-        f"pretraining {run.name!r} diverged at step {step} of {steps} (epoch {epoch}): the loss is "
-        f"{loss}, the norm of its gradient {norm}. Lower learning_rate (now {run.learning_rate}) "
-        f"or raise warmup (now {run.warmup}). At step 0 it is the tile features that are not "
-        "finite: compute them again."
-    )

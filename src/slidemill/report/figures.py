@@ -58,7 +58,7 @@ def loss_curves(curves: dict[str, Sequence[npt.NDArray[np.float64]]]) -> str:
                     alpha=0.75,
                     label=label if i == 0 else None,
                 )
-        axes.set(xlabel="epoch", ylabel="DINO loss (nats)")
+        axes.set(xlabel="epoch", ylabel="loss")
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)
         return _svg(figure)

@@ -178,6 +178,7 @@ def _pretraining(plan: Plan) -> list[str]:
         count = sum(unit.run.name == run_.name for unit in plan.pretrain)
         sentences.append(
             f"{run_.name}: {run_.method}, {count} encoders of {run_.depth} layers x {run_.width}, "
+            f"{run_.attention} attention, "
             f"{run_.epochs} epochs, {run_.batch_slides} slides a step, patients: {run_.patients}."
         )
     return sentences

@@ -3,18 +3,20 @@
 Reads a comparison's tables and SVG files; plain values out.
 """
 
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from slidemill.artifacts.parquet import read_parquet
+from slidemill.evaluate.controls import ENCODER_CONTROLS
 from slidemill.evaluate.models import MODELS, RETRIEVAL
 from slidemill.evaluate.names import HEADLINE, METRIC_LABELS, metric_label
 from slidemill.plan import CellPlan, Plan
+from slidemill.report.encoders import encoder_tables
 from slidemill.report.figures import inline_svg
+from slidemill.report.rows import Estimate, ResultRow, ResultTable, estimate_of, transductive
 
 FIGURES = {
     "forest": "",
@@ -36,65 +38,14 @@ MULTICLASS_METRICS = ("auroc", "auprc", "balanced_accuracy", "f1")
 LOWER_IS_BETTER = {"brier", "ece", "mae"}
 MOST_PAIRS = 12
 """Pairs that a table of differences shows."""
-CONTROLS = {
+CONTROLS: dict[str, str] = {
     "shuffled-labels": "labels shuffled within folds: nothing to learn",
     "mean-features": "linear probe on the mean of the tiles",
+    "max-features": "linear probe on the largest values of the tiles",
     "tile-count": "the number of tiles alone: a confounder if it is far from chance",
     "site": "how much of the site is in the features",
+    **{name: control.about for name, control in ENCODER_CONTROLS.items()},
 }
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A metric with its interval; None where it is undefined.
-
-    Attributes:
-        value: The estimate.
-        low: Lower end of the 95 % interval.
-        high: Upper end.
-        best: Whether it is the best of its column.
-    """
-
-    value: float | None
-    low: float | None
-    high: float | None
-    best: bool = False
-
-
-@dataclass(frozen=True)
-class ResultRow:
-    """A line of a table: a model on an input, and what it reached.
-
-    Attributes:
-        model: The model.
-        source: What it was given.
-        estimates: One a column.
-        note: What has to be said beside the result; empty where there is nothing.
-        breaks_mil: Whether the model breaks the MIL assumption.
-    """
-
-    model: str
-    source: str
-    estimates: list[Estimate]
-    note: str = ""
-    breaks_mil: bool = False
-
-
-@dataclass(frozen=True)
-class ResultTable:
-    """A table of results.
-
-    Attributes:
-        title: What it shows.
-        columns: Metrics, for people.
-        rows: Its lines.
-        open: Whether it is shown without being asked for.
-    """
-
-    title: str
-    columns: list[str]
-    rows: list[ResultRow]
-    open: bool = True
 
 
 @dataclass(frozen=True)
@@ -116,11 +67,12 @@ class TaskSection:
         name: The task.
         facts: What it is and of whom, in words.
         shuffled: Whether the whole task is a control.
-        tables: Results, controls, retrieval.
+        tables: Results, slide encoders with their controls, controls, retrieval.
         headline: The metric of the differences.
         pairs: Differences between models.
         pairs_left_out: How many more there are.
         figures: SVG and caption; the first ones are shown without being asked for.
+        transductive: Inputs whose slide encoder saw the test patients; figures cannot say it.
     """
 
     name: str
@@ -131,6 +83,7 @@ class TaskSection:
     pairs: list[Pair]
     pairs_left_out: int
     figures: list[tuple[str, str]]
+    transductive: tuple[str, ...] = ()
 
     @property
     def first_figures(self) -> list[tuple[str, str]]:
@@ -155,7 +108,7 @@ def task_section(plan: Plan, name: str) -> TaskSection:
         name=name,
         facts=_facts(cells[0], overall),
         shuffled=task.shuffle_labels,
-        tables=[table for table in _tables(cells, overall) if table.rows],
+        tables=[table for table in _tables(cells, overall, folder) if table.rows],
         headline=METRIC_LABELS[HEADLINE[task.type]],
         pairs=pairs[:MOST_PAIRS],
         pairs_left_out=max(0, len(pairs) - MOST_PAIRS),
@@ -164,6 +117,7 @@ def task_section(plan: Plan, name: str) -> TaskSection:
             for figure, caption in FIGURES.items()
             if (folder / f"{figure}.svg").is_file()
         ],
+        transductive=tuple(dict.fromkeys(cell.source for cell in cells if transductive(cell))),
     )
 
 
@@ -181,7 +135,7 @@ def _facts(cell: CellPlan, overall: pd.DataFrame) -> str:
     return said
 
 
-def _tables(cells: list[CellPlan], overall: pd.DataFrame) -> Iterator[ResultTable]:
+def _tables(cells: list[CellPlan], overall: pd.DataFrame, folder: Path) -> Iterator[ResultTable]:
     kind = cells[0].task.type
     everyone = overall[overall["sample"] == "all"]
     target = "macro" if kind == "multilabel" else "all"
@@ -198,8 +152,15 @@ def _tables(cells: list[CellPlan], overall: pd.DataFrame) -> Iterator[ResultTabl
             if label != target:
                 rows = everyone[everyone["target"] == label]
                 yield _table(f"Label {label}", results, rows, names, shown=False)
-    controls = [cell for cell in cells if cell.control and cell.control != "site"]
+    yield from encoder_tables(cells, main, folder)
+    controls = [
+        cell for cell in cells if cell.control and not cell.controls and cell.control != "site"
+    ]
     yield _table("Controls", controls, main, names[:SHOWN_METRICS])
+    for cell in cells:
+        if cell.controls:
+            title = f"Controls of slide encoder {cell.source}, all metrics"
+            yield _table(title, cell.rows(), main, names, shown=False)
     sites = [cell for cell in cells if cell.control == "site"]
     predicted = everyone[everyone["control"] == "site"]
     yield _table("Control: the site as the label", sites, predicted, list(MULTICLASS_METRICS))
@@ -215,7 +176,12 @@ def _tables(cells: list[CellPlan], overall: pd.DataFrame) -> Iterator[ResultTabl
 
 
 def _table(
-    title: str, cells: list[CellPlan], rows: pd.DataFrame, names: list[str], *, shown: bool = True
+    title: str,
+    cells: Sequence[CellPlan],
+    rows: pd.DataFrame,
+    names: list[str],
+    *,
+    shown: bool = True,
 ) -> ResultTable:
     real = rows[rows["control"] == ""]
     best = {
@@ -232,8 +198,10 @@ def _table(
         values = {row["metric"]: row for row in mine.to_dict("records")}
         if not values:
             continue
-        estimates = [
-            _estimate(values[name], not cell.control and values[name]["estimate"] == best[name])
+        estimates: list[Estimate | None] = [
+            estimate_of(
+                values[name], best=not cell.control and values[name]["estimate"] == best[name]
+            )
             if name in values
             else Estimate(None, None, None)
             for name in names
@@ -246,25 +214,16 @@ def _table(
 
 
 def _note(cell: CellPlan) -> str:
-    if any(unit.run.patients == "all" for unit in cell.pretrain.values()):
-        return "its encoder saw the test patients, without labels"
-    return CONTROLS[cell.control] if cell.control else ""
+    about = CONTROLS.get(cell.control, "")
+    return "; ".join(said for said in (about, transductive(cell)) if said)
 
 
 def _pairs(folder: Path) -> Iterator[Pair]:
     table = read_parquet(folder / "comparisons.parquet", "comparisons")
     for row in table[(table["sample"] == "all")].to_dict("records"):
         if row["target"] in ("all", "macro"):
-            yield Pair(row["a"], row["b"], _estimate(row | {"estimate": row["difference"]}, False),
-                       _p(row["p"]), _p(row["p_holm"]))  # fmt: skip
-
-
-def _estimate(row: Mapping[Hashable, Any], best: bool) -> Estimate:
-    return Estimate(_number(row["estimate"]), _number(row["low"]), _number(row["high"]), best)
-
-
-def _number(value: float) -> float | None:
-    return None if pd.isna(value) else float(value)
+            difference = estimate_of(row | {"estimate": row["difference"]})
+            yield Pair(row["a"], row["b"], difference, _p(row["p"]), _p(row["p_holm"]))
 
 
 def _p(value: float) -> str:

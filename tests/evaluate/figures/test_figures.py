@@ -36,6 +36,15 @@ def test_a_type_has_the_figures_that_make_sense(kind: str) -> None:
     assert set(figures_of(kind, NAMES[kind], table, judged)) == KINDS[kind]
 
 
+def test_controls_of_slide_encoders_are_in_the_forest_alone() -> None:
+    control = ("abmil", "uni/dino", "random-init")
+    table, judged = comparison("binary", of=[*rows(2, 1), control], patients=20)
+    figures = figures_of("binary", NAMES["binary"], table, judged)
+    assert b"random-init" in save(figures["forest"])["svg"]
+    for name in ("roc", "pr", "calibration", "confusion"):
+        assert b"random-init" not in save(figures[name])["svg"], name
+
+
 def test_ratio_is_there_where_units_were_thinned() -> None:
     table, judged = with_thinned("survival", rows(1), 20)
     assert set(figures_of("survival", NAMES["survival"], table, judged)) == {

@@ -3,6 +3,7 @@
 import pandas as pd
 from matplotlib.figure import Figure
 
+from slidemill.evaluate.controls import ENCODER_CONTROLS
 from slidemill.evaluate.figures.calibration import calibration_figure
 from slidemill.evaluate.figures.confusion import confusion_figure
 from slidemill.evaluate.figures.data import main_rows
@@ -32,12 +33,17 @@ def figures_of(
     Returns:
         `forest` for all; `roc`, `pr` and `calibration` for classes and labels; `confusion` for
         classes; `scatter` for regression; `kaplan-meier` for survival; `ratio` where units trained
-        on fewer patients than there are. Give each to `save` for its bytes.
+        on fewer patients than there are. Give each to `save` for its bytes. Controls of slide
+        encoders are in `forest` alone: among curves they would hide the results.
 
     Raises:
         ValueError: If no model trained on all patients.
     """
     main_rows(predictions, "predictions")
+    everything = metrics
+    predictions, metrics = (
+        table[~table["control"].isin(ENCODER_CONTROLS)] for table in (predictions, metrics)
+    )
     figures: dict[str, Figure] = {}
     if task_type in ("binary", "multiclass", "multilabel"):
         figures["roc"] = roc_figure(names, predictions, metrics)
@@ -49,7 +55,7 @@ def figures_of(
         figures["scatter"] = scatter_figure(predictions, metrics)
     if task_type == "survival":
         figures["kaplan-meier"] = kaplan_meier_figure(predictions, metrics)
-    figures["forest"] = forest_figure(task_type, metrics)
+    figures["forest"] = forest_figure(task_type, everything)
     if has_thinned(metrics):
         figures["ratio"] = ratio_figure(task_type, metrics)
     return figures
