@@ -30,6 +30,7 @@ from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -58,8 +59,8 @@ PEAKS = {"H200": 989.0, "H100 PCIe": 756.0, "H100": 989.0, "A100": 312.0}
 """TFLOP/s of dense products in bfloat16 by the makers' data sheets; the first name that fits."""
 
 
-def write_slides(folder: Path, counts: list[int], dim: int) -> FeatureStore:
-    """Features of slides that are whole squares of tiles, or have a last row that is not full."""
+def write_slides(folder: Path, counts: list[int], dim: int) -> pd.DataFrame:
+    """Features of slides, squares of tiles or nearly so; the manifest's rows."""
     rng = np.random.default_rng(SEED)
     block = rng.standard_normal((max(counts), dim), dtype=np.float32).astype(np.float16)
     facts = {
@@ -79,7 +80,7 @@ def write_slides(folder: Path, counts: list[int], dim: int) -> FeatureStore:
         write_hdf5(path, {"features": features, "coords": grid}, FEATURES, stamp, facts)
         row = {"slide_id": path.stem, "status": "ok", "item_digest": f"{i:064d}"}
         rows.append({**row, "path": f"slides/{path.name}"})
-    return FeatureStore(folder, pd.DataFrame(rows))
+    return pd.DataFrame(rows)
 
 
 def tile_counts(args: argparse.Namespace, slides: int) -> list[int]:
@@ -307,7 +308,9 @@ def peak_tflops(args: argparse.Namespace) -> float:
     return 2.0 * edge**3 / best / 1e12
 
 
-def time_arms(args: argparse.Namespace, store: FeatureStore, told: Callable[[str], None]) -> dict:
+def time_arms(
+    args: argparse.Namespace, store: FeatureStore, told: Callable[[str], None]
+) -> dict[str, Any]:
     """All arms in rounds; numbers by attention and arm, and ratios of the same round."""
     peak = peak_tflops(args)
     most = 8192 if args.shares else args.global_tokens
@@ -321,7 +324,7 @@ def time_arms(args: argparse.Namespace, store: FeatureStore, told: Callable[[str
         for key, trainer in trainers.items():
             time_round(trainer, courses[key], args.warm, args.steps)
             told(f"round {number}, {' '.join(key)}: {courses[key].seconds[-1]:.3f} s an update")
-    found: dict = {"peak_tflops": peak, "arms": {}, "ratios": {}}
+    found: dict[str, Any] = {"peak_tflops": peak, "arms": {}, "ratios": {}}
     for (attention, arm), course in courses.items():
         found["arms"][f"{attention} {arm}"] = course.numbers(peak)
     pairs = {f"{a} one/equal": ((a, "one"), (a, "equal")) for a in args.attention}
@@ -339,19 +342,20 @@ def time_arms(args: argparse.Namespace, store: FeatureStore, told: Callable[[str
     return found
 
 
-def measure_memory(args: argparse.Namespace, folder: Path, attention: str, what: str) -> dict:
+def measure_memory(
+    args: argparse.Namespace, folder: Path, manifest: pd.DataFrame, attention: str, what: str
+) -> dict[str, Any]:
     """Peak memory of one training step, or one embedding, in a process of its own."""
     torch.set_num_threads(args.threads)
     args.checkpointing = what == "step, checkpointing"
-    dim, tiles = args.dim, [args.memory] * max(args.batch_slides, 2)
-    store = write_slides(folder, tiles, dim)
-    run = make_run(args, attention, "packed", len(tiles), args.max_tiles)
+    store = FeatureStore(folder, manifest)
+    run = make_run(args, attention, "packed", len(store), args.max_tiles)
     cuda = torch.device(args.device).type == "cuda"
     if cuda:
         torch.cuda.reset_peak_memory_stats(args.device)
     before, start = resident_mb(), time.perf_counter()
     if what == "embedding":
-        encoder = initial_encoder(run, dim, SEED)
+        encoder = initial_encoder(run, store.dim, SEED)
         positions = grid_positions(store.coords(0), store.step(0))
         embed_slide(encoder, store.stored(0), positions, args.device, args.precision)
         longest = args.memory
@@ -367,17 +371,26 @@ def measure_memory(args: argparse.Namespace, folder: Path, attention: str, what:
 
 def resident_mb() -> float:
     """Largest resident memory of this process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    status = Path("/proc/self/status")
+    if status.is_file():
+        # Linux's getrusage begins with the peak of the process that started this one.
+        peak = next(line for line in status.read_text().splitlines() if "VmHWM" in line)
+        return int(peak.split()[1]) / 1024
+    # What is left is macOS, which counts bytes.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-def memory_table(args: argparse.Namespace, folder: Path, told: Callable[[str], None]) -> dict:
+def memory_table(
+    args: argparse.Namespace, folder: Path, told: Callable[[str], None]
+) -> dict[str, Any]:
     """Peak memory by attention and work, each in a fresh process."""
-    found: dict = {}
+    found: dict[str, Any] = {}
     context = multiprocessing.get_context("spawn")
+    manifest = write_slides(folder, [args.memory] * args.batch_slides, args.dim)
     for attention in args.attention:
         for what in args.works:
             with ProcessPoolExecutor(1, mp_context=context) as pool:
-                one = pool.submit(measure_memory, args, folder, attention, what).result()
+                one = pool.submit(measure_memory, args, folder, manifest, attention, what).result()
             found[f"{attention} {what}"] = one
             told(f"{attention} {what}: {one['peak_mb']:.0f} MB, {one['seconds']:.0f} s")
     return {"memory": found}
@@ -433,7 +446,7 @@ def parse() -> argparse.Namespace:
     return args
 
 
-def show(args: argparse.Namespace, found: dict) -> None:
+def show(args: argparse.Namespace, found: dict[str, Any]) -> None:
     """Print tables."""
     for name, one in found.get("memory", {}).items():
         cuda = f", CUDA {one['peak_cuda_mb']:.0f} MB" if "peak_cuda_mb" in one else ""
@@ -474,8 +487,8 @@ def main() -> None:
             slides = args.slides or 2 * args.batch_slides
             if slides % args.batch_slides:
                 raise SystemExit("--slides has to be a multiple of --batch-slides")
-            store = write_slides(folder, tile_counts(args, slides), args.dim)
-            found = time_arms(args, store, told)
+            manifest = write_slides(folder, tile_counts(args, slides), args.dim)
+            found = time_arms(args, FeatureStore(folder, manifest), told)
     show(args, found)
     if args.json:
         print(json.dumps(found))

@@ -12,7 +12,9 @@ from slidemill.artifacts.digest import file_sha256
 from slidemill.artifacts.folder import StageId, read_dataset
 from slidemill.artifacts.hdf5 import open_hdf5
 from slidemill.artifacts.parquet import read_footer, read_parquet
-from slidemill.errors import ArtifactError
+from slidemill.errors import ArtifactError, UserError
+from slidemill.evaluate.controls import ENCODER_CONTROLS, IN_FOREST
+from slidemill.evaluate.encoder_rows import encoder_rows
 from slidemill.evaluate.models import RETRIEVAL
 from slidemill.evaluate.names import METRIC_LABELS, metric_label
 from slidemill.plan import Plan
@@ -95,8 +97,10 @@ def print_summary(plan: Plan, *, table: bool = True) -> None:
 def _results_table(task: str, metrics: pd.DataFrame) -> Table:
     overall = metrics[(metrics["fold"] < 0) & (metrics["sample"] == "all")]
     overall = overall[overall["target"].isin(["all", "macro"]) & (overall["model"] != RETRIEVAL)]
-    # The site is another thing to predict, by other metrics: the report shows it.
-    overall = overall[overall["control"] != "site"]
+    # The site is another thing to predict, by other metrics; slide encoders have a dozen rows of
+    # controls each: the report shows them.
+    hidden = {"site", *ENCODER_CONTROLS} - set(IN_FOREST)
+    overall = overall[~overall["control"].isin(hidden)]
     names = [name for name in METRIC_LABELS if name in set(overall["metric"])][:SHOWN_METRICS]
     counts = overall.iloc[0]
     table = Table(title=f"{task}: {counts['n_patients']} patients")
@@ -143,9 +147,15 @@ def _verify(plan: Plan) -> Iterator[str]:
     tables: list[tuple[StageId, dict[str, str]]] = []
     if plan.cells:
         tables += [(stage, {"summary": "feature-summary"}) for stage in plan.summaries.values()]
+    tables += [(unit.stage, {"metrics": "pretrain-metrics"}) for unit in plan.pretrain]
     both = {"predictions": "predictions", "metrics": "metrics"}
     tables += [(cell.stage, both) for cell in plan.cells]
-    tables += [(stage, both | {"comparisons": "comparisons"}) for stage in plan.evaluate.values()]
+    for task, stage in plan.evaluate.items():
+        cells = [cell for cell in plan.cells if cell.task.name == task]
+        paired = any(encoder.pairs() for encoder in encoder_rows(cells))
+        more = {"controls": "comparisons"} if paired else {}
+        tables.append((stage, both | {"comparisons": "comparisons"} | more))
+    yield from _verify_checkpoints(plan)
     for stage, files in tables:
         for name, kind in files.items():
             path = stage.folder(plan.results) / f"{name}.parquet"
@@ -155,6 +165,24 @@ def _verify(plan: Plan) -> Iterator[str]:
                     yield f"{path}: written by another run ({read_footer(path)['digest'][:10]})"
             except ArtifactError as error:
                 yield str(error)
+
+
+def _verify_checkpoints(plan: Plan) -> Iterator[str]:
+    """What is wrong with slide encoders: another's, or silent about whom they were trained on."""
+    if not plan.pretrain:
+        return
+    from slidemill.pretrain.checkpoint import read_facts, read_trained_on
+
+    for unit in plan.pretrain:
+        path = unit.stage.folder(plan.results) / "checkpoint.safetensors"
+        try:
+            read_trained_on(path)
+            found = str(read_facts(path).get("digest"))
+        except UserError as error:
+            yield str(error)
+            continue
+        if found != unit.stage.digest:
+            yield f"{path}: written by another run ({found[:10]}). Delete it and run pretrain."
 
 
 def _verify_slides(folder: Path, frame: pd.DataFrame, stage: StageId) -> Iterator[str]:

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch._dynamo.testing import CompileCounter
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from slidemill.errors import UserError
 from slidemill.pretrain import attention
@@ -81,6 +82,27 @@ def test_views_of_one_projection_are_taken_as_they_are():
     qkv = mixed.unflatten(-1, (3, 2, 4)).unbind(1)
     sequences = Sequences.of([3, 4])
     torch.testing.assert_close(attend(*qkv, sequences), dense(*qkv, [3, 4])[0])
+
+
+class Written(TorchDispatchMode):
+    """Numbers that operations give, of all results together."""
+
+    total = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        found = func(*args, **(kwargs or {}))
+        if isinstance(found, torch.Tensor) and found._base is None:
+            self.total += found.numel()
+        return found
+
+
+def test_the_gradients_work_does_not_grow_with_sequences_times_tokens():
+    """Gradients of slices of the row would each be as long as the row."""
+    *qkv, sequences = drawn([1, 2] * 100)
+    out = attend(*qkv, sequences).sum()
+    with Written() as written:
+        out.backward()
+    assert written.total < 30 * qkv[0].numel()
 
 
 def test_denominators_by_blocks_equal_those_of_the_cpu_kernel(monkeypatch):

@@ -27,7 +27,12 @@ from slidemill.errors import (
     SlideError,
 )
 from slidemill.pretrain import embedding_files, stage
-from slidemill.pretrain.checkpoint import load_checkpoint, read_facts, read_trained_on
+from slidemill.pretrain.checkpoint import (
+    load_checkpoint,
+    read_facts,
+    read_trained_on,
+    save_checkpoint,
+)
 from slidemill.pretrain.distributed import Ranks
 from slidemill.pretrain.embedding import embed_slide
 from slidemill.pretrain.train import initial_encoder, train
@@ -140,6 +145,18 @@ def test_a_run_leaves_all_its_artifacts(project):
     assert len(read_parquet(folder / "metrics.parquet", "pretrain-metrics")) == 4
     problems = [p for p in verify_all(plan) if "pretrain" in p and "evaluate" not in p]
     assert problems == []
+
+
+def test_verify_tells_a_checkpoint_of_another_run_and_a_damaged_one(project):
+    project.run()
+    path = project.output / "checkpoint.safetensors"
+    whole = path.read_bytes()
+    facts = {"digest": "0" * 64}
+    save_checkpoint(path, load_checkpoint(path), facts, read_trained_on(path))
+    assert any("written by another run (0000000000)" in p for p in verify_all(project.plan))
+    path.write_bytes(whole[:-100])
+    assert any("not readable as a checkpoint" in p for p in verify_all(project.plan))
+    path.write_bytes(whole)
 
 
 def test_embeddings_are_those_of_the_checkpoint_and_of_its_controls(project):
