@@ -12,7 +12,7 @@ The share of the peak counts the blocks' products of matrices only, by 24 D^2 + 
 and block, three times for the student and once for the teacher: not the embedding of features, the
 heads, nor what is computed a second time. Files that were just written are in the page cache.
 
-    python benchmarks/pretrain_speed.py --device cuda --precision bf16
+    python benchmarks/pretrain_speed.py --device cuda --precision bf16 --token-budget 131072
     python benchmarks/pretrain_speed.py --size 2x64 --tiles 60 150 --shares --attention exact
     python benchmarks/pretrain_speed.py --size 6x384 --memory 45000
 """
@@ -48,7 +48,7 @@ from slidemill.pretrain.embedding import embed_slide
 from slidemill.pretrain.encoder import wants_bf16
 from slidemill.pretrain.loader import StepBatch, StepLoader
 from slidemill.pretrain.longnet import RATIOS, SEGMENTS
-from slidemill.pretrain.methods import Method, make_method
+from slidemill.pretrain.methods import Method, Terms, make_method
 from slidemill.pretrain.monitors import entropy, kl_to_uniform, mean_pairwise_cosine, rankme
 from slidemill.pretrain.prefetch import ahead, each
 from slidemill.pretrain.train import initial_encoder
@@ -176,7 +176,8 @@ class Trainer:
         """One update; the loss, and tokens of every crop of student and teacher."""
         method, run = self.method, self.run
         self.optimizer.zero_grad(set_to_none=True)
-        found, student, teacher = [], [], []
+        found: list[Terms] = []
+        student, teacher = list[int](), list[int]()
         for part in parts:
             teacher += part.globals.sequences.lengths
             student += part.globals.sequences.lengths

@@ -102,7 +102,13 @@ def test_embeddings_that_are_not_finite_have_no_rank_and_too_few_are_refused():
         mean_pairwise_cosine(torch.zeros(1, 4))
 
 
-RUN = PretrainRun(name="r", method="dino", targets="centring", head={"prototypes": 1000})
+RUN = PretrainRun(
+    name="r",
+    method="dino",
+    targets="centring",
+    regulariser="none",
+    head={"prototypes": 1000},
+)
 LOG_K = math.log(1000)
 STEPS = 3000
 HEALTHY = Signs(5.0, 1.0, 0.6 * LOG_K, 0.01 * LOG_K, 0.9, 20.0)

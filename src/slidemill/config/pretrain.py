@@ -195,10 +195,10 @@ class PretrainConfig(Section):
         1, ge=1, description="Processes of a training on one node, one a GPU (torchrun)."
     )
     token_budget: int = Field(
-        262_144,
+        131_072,
         ge=1,
         description="Tiles of a pass through the encoder at most; a step of more is computed in "
-        "several passes with the same result, for a third more work.",
+        "several passes with the same result, for a third more of the student's work.",
     )
     checkpointing: bool = Field(
         False, description="Compute activations again in the backward pass: slower, less memory."
