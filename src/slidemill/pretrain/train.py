@@ -249,7 +249,7 @@ class _Training:
             parts = [terms.parts[name] for terms in found if name in terms.parts]
             shares.append(torch.stack(parts).sum() if parts else norm.new_full((), torch.nan))
         sums = self.ranks.sum(torch.stack(shares))
-        # In the order of slides of one process, so that its numbers are those of several.
+        # Of all ranks: the numbers are those that one process would have.
         targets, _ = self.ranks.gather(torch.cat([terms.targets for terms in found]))
         embeddings, _ = self.ranks.gather(torch.cat([terms.embeddings for terms in found]))
         signs = (
