@@ -15,7 +15,7 @@ from slidemill.pretrain.crops import MAX_SHIFT
 from slidemill.pretrain.loader import StepLoader, epoch_batches
 
 CROPS = CropsConfig(global_crops=2, local_crops=3)
-RUN = PretrainRun(crops=CROPS, batch_slides=4, epochs=3)
+RUN = PretrainRun(crops=CROPS, batch_slides=3, epochs=3)
 STEP = (512.0, 512.0)
 
 
@@ -89,13 +89,13 @@ def is_turned_and_shifted(one, other):
 
 @settings(max_examples=50)
 @given(st.integers(2, 70), st.integers(2, 20), st.integers(0, 3))
-def test_batches_hold_every_slide_once_and_never_one_alone(slides, batch_slides, epoch):
+def test_batches_hold_every_slide_once_and_none_is_small(slides, batch_slides, epoch):
     batches = epoch_batches(slides, batch_slides, 1, epoch)
     assert sorted(np.concatenate(batches)) == list(range(slides))
-    assert min(len(batch) for batch in batches) >= 2
-    assert max(len(batch) for batch in batches) <= batch_slides + 1
-    assert len(batches) == max(1, (slides + batch_slides - 2) // batch_slides)
-    assert all(len(batch) == batch_slides for batch in batches[:-1])
+    sizes = [len(batch) for batch in batches]
+    assert min(sizes) >= min(slides, batch_slides)
+    assert max(sizes) - min(sizes) <= 1
+    assert max(sizes) < 2 * batch_slides
 
 
 def test_a_cohort_smaller_than_the_batch_is_one_batch():
@@ -317,7 +317,7 @@ def test_parts_of_all_ranks_are_the_batch_of_one_process(bags, method, size):
 
 
 def test_a_step_with_fewer_slides_than_processes_is_refused(bags):
-    # 11 slides in batches of 4: the last has 3.
+    # 11 slides in batches of at least 3: the last has 3.
     StepLoader(bags, RUN, 0, rank=2, size=3)
     with pytest.raises(CohortError, match=r"only 3.*4 processes.*at most 3 processes"):
         StepLoader(bags, RUN, 0, rank=0, size=4)

@@ -103,7 +103,7 @@ class PretrainRun(Section):
     )
     crops: CropsConfig = Field(CropsConfig(), description="Spatial crops of a slide.")
     epochs: int = Field(100, ge=1, description="Passes over the training slides.")
-    batch_slides: int = Field(32, ge=2, description="Slides a step, over all processes.")
+    batch_slides: int = Field(32, ge=2, description="Slides a step at least, over all processes.")
     accumulate: int = Field(1, ge=1, description="Batches whose gradients make one update.")
     learning_rate: float = Field(5e-4, gt=0.0, description="Peak learning rate (AdamW).")
     warmup: Fraction = Field(0.1, description="Share of the steps with a rising learning rate.")

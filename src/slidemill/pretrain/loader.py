@@ -87,12 +87,13 @@ class StepBatch:
 def epoch_batches(slides: int, batch_slides: int, seed: int, epoch: int) -> list[Int64Array]:
     """Slides of every batch of an epoch, in an order drawn anew for each epoch.
 
-    A last batch that is smaller is kept; if it would be of one slide, that slide joins the batch
-    before it. A cohort smaller than the batch is one batch.
+    Batches are as many as can have `batch_slides` each, and as equal as can be: what is left over
+    is dealt among them, since a small batch has too little to compare. A cohort smaller than the
+    batch is one batch.
 
     Args:
         slides: Number of slides.
-        batch_slides: Slides a batch.
+        batch_slides: Slides a batch, at least, where there are as many.
         seed: Seed of the run.
         epoch: The epoch, from 0.
 
@@ -100,10 +101,7 @@ def epoch_batches(slides: int, batch_slides: int, seed: int, epoch: int) -> list
         Indices of slides, int64, each slide once.
     """
     order = np.random.default_rng([seed, ORDER, epoch]).permutation(slides)
-    starts = np.arange(batch_slides, slides, batch_slides)
-    if len(starts) and slides - starts[-1] == 1:
-        starts = starts[:-1]
-    return np.split(order, starts)
+    return np.array_split(order, max(slides // batch_slides, 1))
 
 
 class StepLoader:
