@@ -33,7 +33,7 @@ def trainings(ranks: Ranks) -> dict[str, dict[str, torch.Tensor]]:
     bags = make_bags(7)
     found = {}
     for name, changes in RUNS.items():
-        run = make_tiny(**({"epochs": 5} | changes))
+        run = make_tiny(**({"epochs": 5, "batch_slides": 3} | changes))
         trained = train(bags, run, seed=2, means=Means(ranks=ranks, readers=1))
         table = torch.from_numpy(trained.metrics[NUMBERS].to_numpy(dtype=float))
         found[name] = {"table": table, **trained.encoder.state_dict()}
