@@ -5,7 +5,7 @@ BIN := .venv/bin
 # Commands of the virtual environment come first, so that rules of the workflow find `slidemill`.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup demo test check lint format generate clean
+.PHONY: setup demo test faults check lint format generate clean
 
 setup: .venv/.installed
 
@@ -26,6 +26,11 @@ demo: setup
 
 test: check
 	$(BIN)/python -m pytest -n $(CORES) --dist loadgroup
+
+# Every fault by itself, on a Slurm that the tests start: an hour, as root on Debian.
+faults: setup
+	$(BIN)/python -m pytest -m faults tests/faults
+	$(BIN)/python tests/faults/kills.py --kills 50
 
 # Everything but the tests: style, types, generated files, the workflow itself, and a dry run on
 # Slurm, which has to plan jobs (an include that runs nothing exits with 0).

@@ -35,3 +35,15 @@ def disc_slide(tmp_path_factory, disc_pixels) -> Path:
     path = tmp_path_factory.mktemp("disc") / "disc.tif"
     write_pyramid(path, disc_pixels, mpp_x=0.5, mpp_y=0.5)
     return path
+
+
+@pytest.fixture(scope="session")
+def slurm(tmp_path_factory):
+    """A real Slurm of two nodes; one for all tests, which `xdist_group("slurm")` keeps together."""
+    from cluster.slurm import install, running
+
+    reason = install()
+    if reason:
+        pytest.skip(f"no Slurm: {reason}")
+    with running(tmp_path_factory.mktemp("slurm")) as cluster:
+        yield cluster

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import openslide
@@ -72,7 +73,7 @@ def test_sheet_is_valid_and_balanced(made, sheet):
     assert list(sheet) == ["slide_id", "path", "patient_id", "site", "label"]
     read = read_sheet(made[0] / "slides.tsv")
     assert read.label_columns == ("site", "label")
-    assert all(row.path.exists() for row in read.rows)
+    assert all(Path(row.path).exists() for row in read.rows)
     by_patient = sheet.groupby("patient_id")
     assert (by_patient.label.nunique() == 1).all()
     assert (by_patient.site.nunique() == 1).all()

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,12 @@ def plan(tmp_path):
         return make_plan(parse_config(BASE | sections, "test"), tmp_path)
 
     return make
+
+
+def bucket_with(plan, slide_id):
+    return next(
+        name for name, rows in plan.buckets.items() if any(row.slide_id == slide_id for row in rows)
+    )
 
 
 def digests(plan):
@@ -79,6 +86,64 @@ def test_every_slide_is_in_one_bucket(plan):
     ids = [row.slide_id for rows in made.buckets.values() for row in rows]
     assert sorted(ids) == sorted(made.slide_ids)
     assert all(name.endswith("-of-3") for name in made.buckets)
+
+
+def test_a_change_of_the_sheet_shows_in_one_bucket(plan):
+    def changed(before, after):
+        assert before.keys() == after.keys()
+        return [bucket for bucket in before if before[bucket] != after[bucket]]
+
+    old = plan(buckets=3)
+    mended = plan(SHEET.replace("s4.svs", "moved/s4.svs"), buckets=3)
+    grown = plan(SHEET + "s10\ts10.svs\tp10\t0\n", buckets=3)
+    relabelled = plan(SHEET.replace("p4\t0", "p4\t1"), buckets=3)
+    assert changed(old.bucket_digests, mended.bucket_digests) == [bucket_with(old, "s4")]
+    assert changed(old.bucket_digests, grown.bucket_digests) == [bucket_with(grown, "s10")]
+    assert changed(old.bucket_digests, relabelled.bucket_digests) == []
+    assert old.sheet_digest() != relabelled.sheet_digest()
+
+
+def test_a_changed_file_shows_in_its_bucket_alone(plan, tmp_path):
+    for i in range(10):
+        (tmp_path / f"s{i}.svs").write_text("pixels")
+    before = plan(buckets=3)
+    sheet, slides = before.bucket_digests, before.slide_digests
+    os.utime(tmp_path / "s4.svs", ns=(1, 1))
+    (tmp_path / "s5.svs").unlink()
+    after = plan(buckets=3)
+    assert after.bucket_digests == sheet
+    changed = {bucket for bucket in slides if after.slide_digests[bucket] != slides[bucket]}
+    assert changed == {bucket_with(after, "s4"), bucket_with(after, "s5")}
+
+
+def test_an_mrxs_changes_with_its_folder(plan, tmp_path):
+    sheet = SHEET.replace("s4.svs", "s4.MRXS")
+    (tmp_path / "s4.MRXS").touch()
+    (tmp_path / "s4").mkdir()
+    before = plan(sheet, buckets=3).slide_digests
+    os.utime(tmp_path / "s4", ns=(1, 1))
+    after = plan(sheet, buckets=3)
+    changed = {bucket for bucket in before if after.slide_digests[bucket] != before[bucket]}
+    assert changed == {bucket_with(after, "s4")}
+
+
+def test_files_beside_a_slide_belong_to_the_bucket(plan, tmp_path):
+    sheet = "slide_id\tpath\tpatient_id\tlabel\ttissue\n" + "".join(
+        f"s{i}\ts{i}.svs\tp{i}\t{i % 2}\t{'s3.geojson' if i == 3 else ''}\n" for i in range(10)
+    )
+    tiles = {"grid": "import", "coordinates": "given"}
+    before = plan(sheet, buckets=3, tiles=tiles).bucket_digests
+    (tmp_path / "s3.geojson").write_text("{}")
+    outlined = plan(sheet, buckets=3, tiles=tiles)
+    assert {b for b in before if before[b] != outlined.bucket_digests[b]} == {
+        bucket_with(outlined, "s3")
+    }
+    (tmp_path / "given").mkdir()
+    (tmp_path / "given" / "s7.parquet").write_text("x")
+    placed = plan(sheet, buckets=3, tiles=tiles).bucket_digests
+    assert {b for b in placed if placed[b] != outlined.bucket_digests[b]} == {
+        bucket_with(outlined, "s7")
+    }
 
 
 def test_a_second_encoder_leaves_the_first_alone(plan):

@@ -1,7 +1,14 @@
 """The command line: one command a stage, and what people ask about runs.
 
-Exit codes: 0 done; 2 something that the user can mend, said in words; 1 anything else, with its
-traceback. Nothing heavy is imported before a command is chosen.
+Exit codes:
+
+0   done
+1   a bug or a broken machine, with its traceback; of `verify`: something is not whole; of `diff`:
+    the runs differ
+2   something that the user can mend, said in words
+3   of `status` and `failed`: slides failed
+
+Nothing heavy is imported before a command is chosen.
 """
 
 import logging
@@ -13,8 +20,11 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
+from slidemill.artifacts.workers import limit_threads
 from slidemill.errors import UserError
 from slidemill.interop.commands import export_app, import_app
+from slidemill.runs.cli import app as runs_app
+from slidemill.runs.commands import app as results_app
 
 if TYPE_CHECKING:
     from slidemill.plan import Plan
@@ -32,6 +42,8 @@ encoders_app = typer.Typer(
 app.add_typer(encoders_app, name="encoders", invoke_without_command=True)
 app.add_typer(export_app, name="export")
 app.add_typer(import_app, name="import")
+app.add_typer(runs_app)
+app.add_typer(results_app)
 
 ConfigOption = Annotated[
     Path, typer.Option("--config", "-c", envvar="SLIDEMILL_CONFIG", help="The configuration.")
@@ -67,6 +79,9 @@ DEFAULT_CONFIG = Path("config.yaml")
 
 def main() -> None:
     """Run a command; faults that the user can mend are said without a traceback."""
+    # Shared file systems refuse HDF5's locks; h5py looks when it is imported.
+    os.environ.setdefault("HDF5_USE_FILE_LOCKING", "FALSE")
+    limit_threads()
     logging.basicConfig(
         level=logging.INFO,
         format="%(asctime)s %(message)s",
@@ -278,40 +293,6 @@ def demo(
             progress=lambda number, total: bar.update(work, completed=number, total=total),
         )
     typer.echo(f"{done.sheet}: {done.slides} slides of {done.patients} patients")
-
-
-@app.command()
-def status(
-    config: ConfigOption = DEFAULT_CONFIG,
-) -> None:
-    """Say of every stage what is done, what failed and why, and what is missing."""
-    from slidemill.status import print_status
-
-    print_status(_plan(config))
-
-
-@app.command()
-def summary(
-    config: ConfigOption = DEFAULT_CONFIG,
-    brief: Annotated[bool, typer.Option("--brief", help="Leave the table out.")] = False,
-) -> None:
-    """Print the results as a table, what failed, and where the report is."""
-    from slidemill.status import print_summary
-
-    print_summary(_plan(config), table=not brief)
-
-
-@app.command()
-def verify(config: ConfigOption = DEFAULT_CONFIG) -> None:
-    """Check every artifact against its manifest, its format and its digest."""
-    from slidemill.status import verify_all
-
-    problems = verify_all(_plan(config))
-    for problem in problems:
-        typer.echo(problem)
-    typer.echo(f"{len(problems)} problem(s)")
-    if problems:
-        raise typer.Exit(1)
 
 
 @encoders_app.callback()

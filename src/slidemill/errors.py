@@ -89,6 +89,7 @@ class SlideCode(StrEnum):
     """Why a slide failed; the closed set of `error_code` values in manifests."""
 
     FILE_MISSING = "file-missing"
+    CHANGED = "changed"
     NOT_A_FILE = "not-a-file"
     SYMLINK_LOOP = "symlink-loop"
     NO_PERMISSION = "no-permission"
@@ -107,6 +108,7 @@ class SlideCode(StrEnum):
     NO_TILES = "no-tiles"
     NOT_FINITE = "not-finite"
     CRASHED = "crashed"
+    OUT_OF_MEMORY = "out-of-memory"
     TIMED_OUT = "timed-out"
 
 

@@ -23,6 +23,7 @@ from slidemill.artifacts.parquet import Row, read_rows
 from slidemill.config import STAGES
 from slidemill.errors import ConfigError, Problem, UserError
 from slidemill.plan import EncoderPlan, Plan
+from slidemill.runs.marks import working
 
 if TYPE_CHECKING:
     from slidemill.tissue.unet import Segmenter
@@ -46,7 +47,8 @@ def cohort(plan: Plan, buckets: Iterable[str], threads: int) -> None:
     for bucket in buckets:
         rows = plan.buckets[bucket]
         output = plan.bucket_path(plan.cohort, bucket)
-        run_bucket(plan.cohort, plan.results, rows, plan.config.cohort, output, threads)
+        with working(plan, plan.cohort, bucket):
+            run_bucket(plan.cohort, plan.results, rows, plan.config.cohort, output, threads)
 
 
 def gather_cohort(plan: Plan) -> Path:
@@ -65,24 +67,27 @@ def tissue(plan: Plan, buckets: Iterable[str], threads: int) -> None:
     load = None
     if config.method == "unet":
         # One process: a network takes all the threads, or the GPU, that there are.
-        load, threads = _segmenter(plan), 1
+        load, threads = _segmenter(plan, threads), 1
     work = partial(compute, config=config, load_segmenter=load)
     loop = SlideLoop(
         plan.tissue, plan.results, ".h5", work, read_stamp, not_before(plan, "tissue"),
         pace=_pace(plan, threads), inputs=partial(inputs, config=config),
     )  # fmt: skip
-    _run(plan, loop, plan.cohort, buckets)
+    _run(plan, loop, plan.cohort, buckets, plan.tissue)
 
 
-def _segmenter(plan: Plan) -> "Callable[[], Segmenter]":
+def _segmenter(plan: Plan, threads: int) -> "Callable[[], Segmenter]":
     """Loads the network of the tissue stage, once a process."""
     config = plan.config.tissue.unet
     path = plan.folder / str(config.checkpoint)
 
     @cache
     def load() -> "Segmenter":
+        import torch
+
         from slidemill.tissue.unet import load_segmenter
 
+        torch.set_num_threads(threads)
         return load_segmenter(config, path, config.device)
 
     return load
@@ -108,10 +113,10 @@ def tiles(plan: Plan, stage: StageId, buckets: Iterable[str], threads: int) -> N
         failed_in="tiles",
         inputs=partial(candidates.inputs, coordinates=plan.coordinates),
     )  # fmt: skip
-    _run(plan, measuring, plan.tissue, buckets)
+    _run(plan, measuring, plan.tissue, buckets, stage)
     choose = partial(compute, limits=Limits(**stage.parameters))
     choosing = SlideLoop(stage, plan.results, ".parquet", choose, read_stamp, since)
-    _run(plan, choosing, above, buckets)
+    _run(plan, choosing, above, buckets, stage)
 
 
 def features(plan: Plan, unit: EncoderPlan, buckets: Iterable[str], threads: int) -> None:
@@ -147,7 +152,7 @@ def features(plan: Plan, unit: EncoderPlan, buckets: Iterable[str], threads: int
             bucket = FeaturesRun(loop, unit.encoder, settings, mpp)
             return bucket.run(session, slides, upstream, above)
 
-        _run(plan, loop, unit.tiles, buckets, run)
+        _run(plan, loop, unit.tiles, buckets, unit.features, run)
 
 
 def gather(plan: Plan, stage: StageId) -> Path:
@@ -160,7 +165,7 @@ def gather(plan: Plan, stage: StageId) -> Path:
     rows = merge(tables, plan.slide_ids)
     path = plan.manifest_path(stage)
     write_manifest(path, rows, stage)
-    check_failures(rows, plan.config.cohort.max_failed, path)
+    check_failures(rows, plan.config.cohort.max_failed)
     return path
 
 
@@ -199,12 +204,13 @@ def pretrain(plan: Plan, name: str, threads: int) -> Path:
 
     unit = _named(plan.pretrain, name, "pretrain", lambda unit: unit.stage)
     device = choose_device(plan.config.pretrain.device)
-    ranks = join(device)
-    try:
-        own = own_device(device, ranks)
-        return run(plan, unit, own, threads, not_before(plan, "pretrain"), ranks)
-    finally:
-        leave()
+    with working(plan, unit.stage):
+        ranks = join(device)
+        try:
+            own = own_device(device, ranks)
+            return run(plan, unit, own, threads, not_before(plan, "pretrain"), ranks)
+        finally:
+            leave()
 
 
 def launch_pretrain(config: Path, name: str, threads: int, processes: int) -> None:
@@ -241,23 +247,28 @@ def evaluate(plan: Plan, name: str, threads: int) -> Path:
         if stage.name == name:
             from slidemill.evaluate.comparison import run_task
 
-            return run_task(plan, task)
+            with working(plan, stage):
+                return run_task(plan, task)
 
     from slidemill.device import choose_device
     from slidemill.evaluate.stage import run_cell, run_summary
 
     for unit in plan.encoders:
-        if plan.summaries[unit.encoder.label].name == name:
-            return run_summary(plan, unit)
+        summary = plan.summaries[unit.encoder.label]
+        if summary.name == name:
+            with working(plan, summary):
+                return run_summary(plan, unit)
     cell = _named(plan.cells, name, "evaluate", lambda cell: cell.stage)
-    return run_cell(plan, cell, choose_device(plan.config.evaluate.device), threads)
+    with working(plan, cell.stage):
+        return run_cell(plan, cell, choose_device(plan.config.evaluate.device), threads)
 
 
 def report(plan: Plan) -> Path:
     """Write the report."""
     from slidemill.report.stage import run
 
-    return run(plan, open_folder(plan.report, plan.results))
+    with working(plan, plan.report):
+        return run(plan, open_folder(plan.report, plan.results))
 
 
 def named_tiles(plan: Plan, name: str) -> StageId:
@@ -284,7 +295,8 @@ def _named(units: Iterable[T], name: str, stage: str, stage_of: Callable[[T], St
 
 
 def _pace(plan: Plan, threads: int) -> Pace:
-    return Pace(cpus=threads, seconds=plan.config.cohort.slide_seconds)
+    config = plan.config.cohort
+    return Pace(threads, config.slide_seconds, stage_slides=config.stage_slides)
 
 
 def _run(
@@ -292,15 +304,26 @@ def _run(
     loop: SlideLoop,
     above: StageId,
     buckets: Iterable[str],
+    named: StageId,
     run: Callable[[Sequence[Row], Sequence[Row], StageId], list[Row]] | None = None,
 ) -> None:
-    """Work through buckets, by the loop or by a stage's own way, and write their manifests."""
+    """Work through buckets, by the loop or by a stage's own way, and write their manifests.
+
+    Args:
+        plan: The plan.
+        loop: The bookkeeping.
+        above: The stage before.
+        buckets: The buckets.
+        named: The stage that people know the work as: candidates are a part of tiles.
+        run: The stage's own way.
+    """
     for bucket in buckets:
-        slides = read_rows(plan.bucket_path(plan.cohort, bucket), "slides")
-        upstream = (
-            slides
-            if above is plan.cohort
-            else read_rows(plan.bucket_path(above, bucket), "manifest")
-        )
-        found = (run or loop.run)(slides, upstream, above)
-        write_manifest(plan.bucket_path(loop.stage, bucket), found, loop.stage)
+        with working(plan, named, bucket):
+            slides = read_rows(plan.bucket_path(plan.cohort, bucket), "slides")
+            upstream = (
+                slides
+                if above is plan.cohort
+                else read_rows(plan.bucket_path(above, bucket), "manifest")
+            )
+            found = (run or loop.run)(slides, upstream, above)
+            write_manifest(plan.bucket_path(loop.stage, bucket), found, loop.stage)

@@ -11,11 +11,17 @@ from pathlib import Path
 
 from slidemill.artifacts.digest import bucket_of, digest_of
 from slidemill.artifacts.folder import StageId
+from slidemill.cohort.ages import file_ages
 from slidemill.cohort.sheet import Sheet, SheetRow
 from slidemill.config import Config, ModelEntry, PretrainRun, TaskConfig
 from slidemill.config.evaluate import Control, InputKind
 from slidemill.evaluate.controls import ENCODER_CONTROLS
 from slidemill.features.encoders import Encoder
+
+WHOLE = "all"
+"""Name of the only bucket of a stage that is not cut into buckets."""
+MRXS = ".mrxs"
+"""Ending of slides whose pixels are in a folder of the same name."""
 
 
 @dataclass(frozen=True)
@@ -155,37 +161,80 @@ class Plan:
         """The candidates of every tiling, by the name of the tiling's folder."""
         return {plan.tiles.name: plan.candidates for plan in self.encoders}
 
+    def all_stages(self) -> list[StageId]:
+        """Every stage's identity, each once, in the order of the data."""
+        stages = [
+            self.cohort,
+            self.tissue,
+            *self.candidates.values(),
+            *self.tiles.values(),
+            *(unit.features for unit in self.encoders),
+            *self.splits.values(),
+            *(unit.stage for unit in self.pretrain),
+            *(self.summaries.values() if self.cells else ()),
+            *(cell.stage for cell in self.cells),
+            *self.evaluate.values(),
+            self.report,
+        ]
+        return list({(stage.stage, stage.name): stage for stage in stages}.values())
+
     @property
     def coordinates(self) -> Path | None:
         """Folder of imported coordinates, for `tiles.grid: import`."""
         folder = self.config.tiles.coordinates
         return self.folder / folder if folder is not None else None
 
-    def bucket_digest(self, bucket: str) -> str:
-        """Digest of what the sheet says of a bucket's slides, labels left out.
+    @cached_property
+    def bucket_digests(self) -> dict[str, str]:
+        """Digest of what the sheet says of each bucket's slides, labels left out.
 
         Files beside the slides count with their length and time, so that an edited one runs the
         bucket again; what it changes is found out there, by its sha256.
         """
-        return digest_of(
-            [
+        outlines = self._ages({row.slide_id: row.tissue for row in self.sheet.rows if row.tissue})
+        places = {}
+        if self.coordinates is not None:
+            places = {name: f"{self.coordinates}/{name}.parquet" for name in self.slide_ids}
+        coordinates = self._ages(places)
+        return {
+            bucket: digest_of(
                 [
-                    row.slide_id,
-                    str(row.path),
-                    row.mpp,
-                    str(row.tissue),
-                    _age(row.tissue),
-                    _age(self.coordinates and self.coordinates / f"{row.slide_id}.parquet"),
+                    (
+                        row.slide_id, row.path, row.mpp, row.tissue,
+                        outlines.get(row.slide_id), coordinates.get(row.slide_id),
+                    )
+                    for row in rows
                 ]
-                for row in self.buckets[bucket]
-            ]
-        )
+            )
+            for bucket, rows in self.buckets.items()
+        }  # fmt: skip
+
+    @cached_property
+    def slide_digests(self) -> dict[str, str]:
+        """Digest of the length and time of each bucket's slide files: a rescan changes it.
+
+        An MRXS counts with the time of its folder, in which its pixels are.
+        """
+        files = {row.slide_id: row.path for row in self.sheet.rows}
+        folders = {
+            slide_id: path[: -len(MRXS)]
+            for slide_id, path in files.items()
+            if path.lower().endswith(MRXS)
+        }
+        ages, beside = self._ages(files), self._ages(folders)
+        return {
+            bucket: digest_of([(ages[row.slide_id], beside.get(row.slide_id)) for row in rows])
+            for bucket, rows in self.buckets.items()
+        }
+
+    def _ages(self, paths: Mapping[str, str]) -> dict[str, tuple[int, int] | None]:
+        return dict(zip(paths, file_ages(list(paths.values())), strict=True))
 
     def sheet_digest(self) -> str:
         """Digest of the whole sheet."""
         return digest_of(
             [
-                [row.slide_id, str(row.path), row.patient_id, row.mpp, row.split, dict(row.labels)]
+                (row.slide_id, row.path, row.patient_id, row.mpp, row.split, dict(row.labels))
                 for row in self.sheet.rows
             ]
         )
@@ -219,6 +268,10 @@ class Plan:
         """File whose age says since when results of a stage count."""
         return self.results / "recompute" / stage
 
+    def retry_flag(self, stage: str, run: str, bucket: str) -> Path:
+        """File whose age says when the failed slides of a bucket were asked for again."""
+        return self.results / "recompute" / "failed" / stage / run / bucket
+
     def targets(self, stage: str) -> list[Path]:
         """What has to be there for a stage to be complete."""
         cohort = [self.manifest_path(self.cohort)]
@@ -248,11 +301,3 @@ class Plan:
     def comparison_inputs(self, task: str) -> list[Path]:
         """What the comparison of a task waits for."""
         return [self.metrics_path(cell.stage) for cell in self.cells if cell.task.name == task]
-
-
-def _age(path: Path | None) -> list[int] | None:
-    """Length and time of a file beside a slide, if there is one."""
-    if path is None or not path.is_file():
-        return None
-    found = path.stat()
-    return [found.st_size, found.st_mtime_ns]

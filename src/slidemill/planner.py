@@ -58,7 +58,8 @@ def make_plan(config: Config, folder: Path) -> Plan:
         _plan_encoder(config, resolve(entry, folder), tissue) for entry in config.features.entries()
     )
     splits = {task.name: plan_splits(config, task, sheet, folder) for task in config.evaluate.tasks}
-    pretrain = tuple(_plan_pretrain(config, encoders, splits, sheet, folder))
+    rows = _rows_digest(sheet)
+    pretrain = tuple(_plan_pretrain(config, encoders, splits, sheet, folder, rows))
     summaries = {unit.encoder.label: plan_summary(unit) for unit in encoders}
     cells = tuple(plan_cells(config, encoders, summaries, splits, pretrain))
     evaluate = {
@@ -73,8 +74,7 @@ def make_plan(config: Config, folder: Path) -> Plan:
         for task in config.evaluate.tasks
     }
     above = (tissue, *(plan.features for plan in encoders), *evaluate.values())
-    rows = {"sheet": _rows_digest(sheet)}
-    report = StageId("report", "report", formats.METRICS, versions.REPORT, rows, above)
+    report = StageId("report", "report", formats.METRICS, versions.REPORT, {"sheet": rows}, above)
     return Plan(
         config, sheet, folder, folder / config.results, cohort, tissue, encoders, splits, pretrain,
         summaries, cells, evaluate, report,
@@ -188,7 +188,7 @@ def _tile_size(tiles: TilesConfig, encoder: Encoder) -> tuple[int, float]:
 
 def _rows_digest(sheet: Sheet) -> str:
     """Digest of who the slides are, for stages that read the whole cohort."""
-    return digest_of(sorted([row.slide_id, row.patient_id, row.split or ""] for row in sheet.rows))
+    return digest_of(sorted((row.slide_id, row.patient_id, row.split or "") for row in sheet.rows))
 
 
 def _plan_pretrain(
@@ -197,9 +197,9 @@ def _plan_pretrain(
     splits: Mapping[str, StageId],
     sheet: Sheet,
     folder: Path,
+    rows: str,
 ) -> list[PretrainPlan]:
     plans = []
-    rows = _rows_digest(sheet)
     folds = [
         (task.name, repeat, fold)
         for task in config.evaluate.tasks

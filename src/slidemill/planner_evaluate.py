@@ -71,7 +71,7 @@ def plan_splits(config: Config, task: TaskConfig, sheet: Sheet, folder: Path) ->
         "seed": evaluate.seed,
         "rows": digest_of(
             sorted(
-                [r.slide_id, r.patient_id, r.split or "", *(r.labels.get(c, "") for c in columns)]
+                (r.slide_id, r.patient_id, r.split or "", *(r.labels.get(c, "") for c in columns))
                 for r in sheet.rows
             )
         ),

@@ -5,41 +5,51 @@ cluster.
 """
 
 import atexit
-import fcntl
-import json
+import gc
+import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from slidemill.artifacts.atomic import write_text
 from slidemill.artifacts.digest import SHORT, canonical_json, digest_of
-from slidemill.artifacts.provenance import command_line, run_record, write_run_record
 from slidemill.config import Config, parse_config
-from slidemill.errors import UserError
+from slidemill.drivers import end_orphans, hold
+from slidemill.errors import SlidemillError
 from slidemill.plan import Plan
 from slidemill.planner import make_plan
+from slidemill.runs.flags import raise_flags
+from slidemill.runs.marks import RUN_VARIABLE
+
+log = logging.getLogger(__name__)
 
 CONFIG_VARIABLE = "SLIDEMILL_CONFIG"
 """Environment variable in which the workflow tells its jobs where the configuration is."""
+ROOT_VARIABLE = "SLIDEMILL_ROOT"
+"""Environment variable that says where environments of `envs/` install slidemill from."""
 
-_locks: list[IO[str]] = []
-_renewed: dict[str, Path] = {}
+_asked: set[str] = set()
+_renewed: dict[Path, Path] = {}
 
 
-def plan_workflow(values: Mapping[str, Any]) -> Plan:
+def plan_workflow(values: Mapping[str, Any], snakefiles: Path) -> Plan:
     """Plan the configuration of a workflow, and tell its jobs where it will be.
 
     Args:
         values: Snakemake's `config`: the file with what `--config` changed.
+        snakefiles: Folder of the workflow's Snakefile, in the root of the repository.
 
     Raises:
         UserError: If the configuration or the sheet is not valid.
     """
     plan = make_plan(parse_config(dict(values), "of this run"), Path())
+    # The sheet stays for as long as the process does: no use in looking through it for garbage.
+    gc.freeze()
     os.environ[CONFIG_VARIABLE] = str(resolved_path(plan.config))
+    os.environ[ROOT_VARIABLE] = str(snakefiles.resolve().parent)
     return plan
 
 
@@ -53,8 +63,12 @@ def _lasting(config: Config) -> dict[str, Any]:
     return config.model_dump(mode="json", exclude={"recompute", "until"})
 
 
-def start(plan: Plan) -> Path:
-    """Begin a run: take the lock, keep the configuration and the record of the run.
+def start(plan: Plan, slurm_run: str | None = None) -> Path:
+    """Begin a run: take the lock, end what a killed run left, keep configuration and record.
+
+    Args:
+        plan: The plan.
+        slurm_run: Name that all of the run's jobs have in Slurm; None without Slurm.
 
     Returns:
         Path of the run's record.
@@ -62,55 +76,70 @@ def start(plan: Plan) -> Path:
     Raises:
         UserError: If another run works on the same results.
     """
-    _lock(plan.results)
-    write_text(resolved_path(plan.config), canonical_json(_lasting(plan.config)) + "\n")
-    record = run_record(command_line(), plan.config.model_dump(mode="json"))
-    return write_run_record(plan.results, record)
+    hold(plan.results)
+    configuration = resolved_path(plan.config)
+    write_text(configuration, canonical_json(_lasting(plan.config)) + "\n")
+    from slidemill.runs.record import begin
+
+    record = begin(plan, configuration.stem, slurm_run)
+    os.environ[RUN_VARIABLE] = str(record.resolve())
+    end_orphans(plan.results, record)
+    return record
 
 
-def finish(record: Path, status: str) -> None:
-    """End a run: note how it ended."""
-    from datetime import UTC, datetime
+def finish(plan: Plan, record: Path, status: str) -> None:
+    """End a run: note how it ended and what it came to, and renew the catalogue.
 
-    facts = json.loads(record.read_text(encoding="utf-8"))
-    facts |= {"status": status, "finished": datetime.now(UTC).isoformat(timespec="seconds")}
-    write_text(record, json.dumps(facts, indent=2, sort_keys=True) + "\n")
+    What cannot be written is said and changes nothing else: the run has ended as it has.
+    """
+    from slidemill.runs.catalog import update
+    from slidemill.runs.record import end
 
-
-def _lock(results: Path) -> None:
-    """Take a lock that the operating system lets go when this process ends, however it ends."""
-    results.mkdir(parents=True, exist_ok=True)
-    stream = (results / ".lock").open("a")
     try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise UserError(
-            f"{results}: another run is working on these results. Wait for it, or end it."
-        ) from None
-    _locks.append(stream)
+        end(plan, record, status)
+        update(plan.results)
+    except (OSError, SlidemillError) as error:
+        log.warning("the end of this run could not be noted in full: %s", error)
 
 
-def recompute_flags(plan: Plan, stages: Sequence[str], asks: bool, dry: bool) -> list[Path]:
-    """Files whose age says since when results of stages count; a rule has them as input.
+def recompute_flags(
+    plan: Plan, stage: str, run: str, bucket: str, asks: bool, dry: bool
+) -> list[Path]:
+    """Files whose age says that a bucket has to be computed again; its rule has them as input.
 
-    Asking for a stage again renews its file. Results older than it are computed again, also by a
-    later run if this one is killed; a dry run renews nothing, and shows a passing file instead.
+    Asking for a stage again renews its file: results older than it are computed again, also by a
+    later run if this one is killed. Asking for `failed` renews those of the buckets with failed
+    slides, which outdate no result. A dry run renews nothing, and shows passing files instead.
 
     Args:
         plan: The plan; its configuration says what is to be computed again.
-        stages: Names that `recompute` may have for the rule.
+        stage: The rule's stage.
+        run: Its run, by the name of its folder.
+        bucket: Its bucket.
         asks: Whether this process is the one that was asked (jobs parse the workflow again).
         dry: Whether nothing may be written.
     """
-    for stage in stages:
-        if asks and stage in plan.config.recompute and stage not in _renewed:
-            path = plan.recompute_flag(stage)
-            if dry:
-                folder = Path(tempfile.mkdtemp(prefix="slidemill-"))
-                atexit.register(shutil.rmtree, folder, ignore_errors=True)
-                path = folder / stage
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch()
-            _renewed[stage] = path
-    paths = [_renewed.get(stage, plan.recompute_flag(stage)) for stage in stages]
+    for name in (stage, "failed"):
+        if asks and name in plan.config.recompute and name not in _asked:
+            _asked.add(name)
+            _renew(plan, name, dry)
+    flags = [plan.recompute_flag(stage), plan.retry_flag(stage, run, bucket)]
+    paths = [_renewed.get(flag, flag) for flag in flags]
     return [path for path in paths if path.exists()]
+
+
+def _renew(plan: Plan, name: str, dry: bool) -> None:
+    """Renew the flags of a stage, or of the buckets with failed slides."""
+    if name == "failed":
+        from slidemill.runs.failed import all_flags
+
+        flags = all_flags(plan)
+    else:
+        flags = [plan.recompute_flag(name)]
+    folder = plan.results
+    if dry:
+        folder = Path(tempfile.mkdtemp(prefix="slidemill-"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    shown = {flag: folder / flag.relative_to(plan.results) for flag in flags}
+    raise_flags(shown.values())
+    _renewed.update(shown)

@@ -1,5 +1,8 @@
 import ctypes
 import faulthandler
+import os
+import signal
+import tempfile
 import time
 
 import pytest
@@ -126,10 +129,10 @@ def test_a_bug_is_no_failed_slide(tmp_path):
 
 def test_too_many_failures_stop_the_run_with_their_reasons(tmp_path):
     frame = slides("a", "b", "c", failed=("c",))
-    check_failures(frame, 0.34, tmp_path)
+    check_failures(frame, 0.34)
     with pytest.raises(CohortError, match=r"1 of 3 slides failed.*c \(cohort, unreadable\): torn"):
         try:
-            check_failures(frame, 0.3, tmp_path)
+            check_failures(frame, 0.3)
         except CohortError as error:
             raise CohortError(str(error).replace("\n", " ")) from None
 
@@ -168,6 +171,64 @@ def test_side_by_side_a_crash_and_a_hang_are_failed_rows_in_the_sheets_order(tmp
     assert column(frame, "status") == ["ok", "failed", "failed", "failed", "ok", "failed"]
     assert "/b.svs" in frame[1]["message"]
     assert "slide_seconds" in frame[2]["message"]
+
+
+def read_seven(path):
+    return read_footer(path) | {"count": 7}
+
+
+def test_a_slide_that_was_killed_once_has_a_result_and_one_killed_twice_a_row_that_says_what_to_do(
+    tmp_path,
+):
+    def compute(task):
+        tried = tmp_path / f"tried-{task.slide_id}"
+        again = tried.exists()
+        tried.touch()
+        if task.slide_id == "b" or (task.slide_id == "a" and not again):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if task.slide_id == "c":
+            raise MemoryError("no memory for a tile")
+        write_parquet(task.path, EMPTY, formats.COORDINATES, task.stamp)
+        return 7
+
+    loop = SlideLoop(STAGE, tmp_path, ".parquet", compute, read_seven, pace=Pace(cpus=2))
+    frame = loop.run(slides(*"abcd"), slides(*"abcd"), COHORT)
+    assert column(frame, "slide_id") == list("abcd")
+    assert column(frame, "status") == ["ok", "failed", "failed", "ok"]
+    assert column(frame, "error_code")[1:3] == ["crashed", "out-of-memory"]
+    assert "twice" in frame[1]["message"]
+    assert all("failed --retry" in row["message"] for row in frame[1:3])
+    assert "no memory for a tile" in frame[2]["message"]
+
+
+def test_too_little_memory_in_the_jobs_own_process_fails_the_job(tmp_path):
+    def compute(task):
+        raise MemoryError
+
+    loop = SlideLoop(STAGE, tmp_path, ".parquet", compute, read_seven)
+    with pytest.raises(MemoryError):
+        loop.run(slides("a"), slides("a"), COHORT)
+
+
+def test_copies_of_slides_go_with_the_job_also_those_of_children_that_were_killed(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
+    (tmp_path / "scratch").mkdir()
+
+    def compute(task):
+        (task.scratch / task.slide_id).mkdir(exist_ok=True)
+        if task.slide_id == "a":
+            os.kill(os.getpid(), signal.SIGKILL)
+        write_parquet(task.path, EMPTY, formats.COORDINATES, task.stamp)
+        return len(list((tmp_path / "scratch").iterdir()))
+
+    pace = Pace(cpus=2, stage_slides=True)
+    loop = SlideLoop(STAGE, tmp_path, ".parquet", compute, read_seven, pace=pace)
+    frame = loop.run(slides("a", "b"), slides("a", "b"), COHORT)
+    assert column(frame, "status") == ["failed", "ok"]
+    assert frame[1]["count"] == 1
+    assert list((tmp_path / "scratch").iterdir()) == []
 
 
 def test_cpus_that_slides_leave_over_go_to_their_threads(tmp_path):

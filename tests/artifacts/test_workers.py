@@ -2,7 +2,9 @@
 
 import ctypes
 import faulthandler
+import mmap
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -13,6 +15,7 @@ import cv2
 import numpy as np
 import pytest
 
+from slidemill.artifacts import workers
 from slidemill.artifacts.workers import Lost, RemoteTraceback, available_cpus, work_apart
 from slidemill.errors import ConfigError, Problem, UserError
 
@@ -28,6 +31,17 @@ def work(item):
         time.sleep(value)
     if kind == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
+    if kind in ("kill-once", "starve-once", "starve"):
+        # The file says that it was tried before, and who was at work then.
+        before = value.exists()
+        value.write_text(f"{os.getpid()} {os.getppid()}")
+        if kind == "kill-once" and not before:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if kind == "starve" or not before:
+            soft = 2**31
+            resource.setrlimit(resource.RLIMIT_AS, (soft, resource.RLIM_INFINITY))
+            mmap.mmap(-1, 2**33)
+        return "second", os.getpid()
     if kind == "bug":
         raise KeyError(value)
     if kind == "config":
@@ -56,6 +70,69 @@ def test_a_crash_costs_its_item_and_no_other(processes):
     assert "memory" in found[3].reason
     assert "code 7" in found[4].reason
     assert not any(found[number].timed_out for number in (1, 3, 4))
+
+
+@pytest.mark.parametrize("kind", ["kill-once", "starve-once"])
+@pytest.mark.parametrize("processes", [1, 2])
+def test_an_item_that_was_killed_has_a_second_chance_alone_and_last(tmp_path, kind, processes):
+    items = [(kind, tmp_path / "a"), ("say", 1), (kind, tmp_path / "b"), *[("say", 2)] * 5]
+    order = list(work_apart(work, items, processes, 30.0))
+    assert [number for number, _ in order][-2:] == [0, 2]
+    found = dict(order)
+    assert found[0][0] == found[2][0] == "second"
+    pids = {pid for number, (_, pid) in found.items() if number not in (0, 2)}
+    assert not pids & {found[0][1], found[2][1]}, "a process of its own"
+    assert found[0][1] != found[2][1]
+
+
+def test_others_are_gone_when_an_item_has_its_second_chance(tmp_path):
+    def look(item):
+        if item == "sleeper":
+            time.sleep(0.5)
+        elif not (tmp_path / "tried").exists():
+            (tmp_path / "tried").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        children = Path(f"/proc/{os.getppid()}/task/{os.getppid()}/children").read_text()
+        return children.split() == [str(os.getpid())]
+
+    found = dict(work_apart(look, ["victim", "sleeper", "sleeper"], 3, 30.0))
+    assert found[0] is True
+
+
+def test_what_is_killed_twice_is_lost_and_what_gets_no_memory_twice_says_so(tmp_path):
+    killed, starved, other = run([("kill", 0), ("starve", tmp_path / "a"), ("say", 1)])
+    assert killed.starved
+    assert not killed.timed_out
+    assert "SIGKILL" in killed.reason
+    assert "twice" in killed.reason
+    assert starved.out_of_memory
+    assert "Cannot allocate memory" in starved.reason
+    assert other[0] == 1
+
+
+def test_the_kernels_counter_tells_memory_from_another_kill(monkeypatch):
+    counts = iter([4, 5])
+    monkeypatch.setattr(workers, "oom_kills", lambda: next(counts))
+    assert run([("kill", 0)], processes=1)[0].out_of_memory
+    monkeypatch.setattr(workers, "oom_kills", lambda: 5)
+    assert not run([("kill", 0)], processes=1)[0].out_of_memory
+
+
+def test_a_crash_and_a_hang_have_no_second_chance(tmp_path):
+    def once(item):
+        path = tmp_path / str(item)
+        assert not path.exists(), "tried twice"
+        path.touch()
+        if item == 0:
+            faulthandler.disable()
+            ctypes.string_at(0)
+        time.sleep(60)
+
+    found = dict(work_apart(once, [0, 1], 2, 2.0))
+    assert "SIGSEGV" in found[0].reason
+    assert found[1].timed_out
+    assert not found[0].starved
+    assert not found[1].starved
 
 
 def test_an_item_that_hangs_is_stopped_and_the_others_go_on():

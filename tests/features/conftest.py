@@ -38,6 +38,9 @@ class Kept:
         self.features[encoded.slide][encoded.rows] = encoded.features
         self.batches.append((encoded.slide, len(encoded.rows)))
 
+    def put_aside(self, slide):
+        self.features[slide] = None
+
     def end(self, outcome):
         self.outcomes[outcome.slide] = outcome
 

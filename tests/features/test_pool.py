@@ -4,12 +4,13 @@ import multiprocessing
 import os
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from features.conftest import COORDS, GEOMETRY, run_engine
+from features.conftest import COORDS, GEOMETRY, Kept, engine_of, run_engine
 from slidemill.artifacts.workers import Lost
 from slidemill.features import pool
 from slidemill.features.chunks import Source
@@ -55,6 +56,61 @@ def test_a_crash_costs_its_slide_alone(mixed, on_evil, threads, processes, sent)
     assert not sink.outcomes[7].error.timed_out
     assert np.isfinite(sink.of(0)).all()
     assert np.isfinite(sink.of(1)).all()
+    assert len(sink.of(0)) == len(sink.of(1)) == len(COORDS)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_slide_whose_reader_was_killed_once_is_encoded_alone_and_last(
+    mixed, on_evil, disc_slide, tmp_path, processes
+):
+    evil = tmp_path / "evil.tif"
+    evil.symlink_to(disc_slide)
+    mixed[1] = replace(mixed[1], source=Source(evil, "auto", GEOMETRY))
+
+    def die():
+        # Memory is short while others are read, and while there are other readers.
+        readers = Path(f"/proc/{os.getppid()}/task/{os.getppid()}/children").read_text().split()
+        if len(readers) > 1 or len(list(tmp_path.glob("ended-*"))) < 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    on_evil(die)
+
+    def end(outcome):
+        (tmp_path / f"ended-{outcome.slide}").touch()
+        Kept.end(sink, outcome)
+
+    with engine_of(crew=Crew(processes, 2, seconds=60), tiles=9, slots=8) as (engine, sink):
+        sink.end = end
+        engine.run(mixed)
+        engine.run([replace(mixed[0], slide=9)])
+    assert (sink.of(7) == sink.of(0)).all()
+    assert (sink.of(9) == sink.of(0)).all()
+    assert len(sink.of(1)) == len(COORDS)
+
+
+@pytest.mark.parametrize("turns", [1, 2])
+def test_a_reader_without_memory_has_a_second_chance_too(
+    mixed, on_evil, disc_slide, tmp_path, turns
+):
+    evil = tmp_path / "evil.tif"
+    evil.symlink_to(disc_slide)
+    mixed[1] = replace(mixed[1], source=Source(evil, "auto", GEOMETRY))
+    parent = os.getpid()
+
+    def starve():
+        count = len(list(tmp_path.glob("try-*")))
+        if count < turns:
+            (tmp_path / f"try-{count}").touch()
+            assert os.getpid() != parent
+            np.empty(2**60, np.uint8)
+
+    on_evil(starve)
+    sink = run_engine(mixed, crew=Crew(1, 1, seconds=60), tiles=200)
+    if turns == 1:
+        assert (sink.of(7) == sink.of(0)).all()
+    else:
+        assert sink.outcomes[7].error.out_of_memory
+        assert "twice" in sink.outcomes[7].error.reason
     assert len(sink.of(0)) == len(sink.of(1)) == len(COORDS)
 
 

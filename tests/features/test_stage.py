@@ -2,7 +2,10 @@
 
 import logging
 import os
+import shutil
+import signal
 import subprocess
+import tempfile
 
 import h5py
 import numpy as np
@@ -15,7 +18,10 @@ from slidemill import jobs
 from slidemill.artifacts.parquet import read_rows
 from slidemill.config import parse_config
 from slidemill.errors import ArtifactError
+from slidemill.features import pool
+from slidemill.features.copies import COPIES
 from slidemill.planner import make_plan
+from slidemill.slides import staging
 from slidemill.slides.pyramid import write_pyramid
 from slidemill.slides.synthetic import SlideSpec, paint_slide
 
@@ -39,12 +45,16 @@ def slides(tmp_path_factory):
 def planned(slides, tmp_path):
     """A plan for features of these slides, with tiles made."""
 
-    def make(buckets=1, **features):
+    def make(buckets=1, sheet=None, stage_slides=False, results="results", **features):
         config = parse_config(
             {
-                "results": str(tmp_path / "results"),
+                "results": str(tmp_path / results),
                 "buckets": buckets,
-                "cohort": {"sheet": str(slides / "slides.tsv"), "max_failed": 1.0},
+                "cohort": {
+                    "sheet": str(sheet or slides / "slides.tsv"),
+                    "max_failed": 1.0,
+                    "stage_slides": stage_slides,
+                },
                 "tiles": {"tile_px": 128, "mpp": 0.5},
                 "features": {"encoders": ["rgb-mean"]} | features,
             },
@@ -166,6 +176,136 @@ def test_a_full_disk_fails_the_job_and_leaves_no_half_file(planned):
     finally:
         subprocess.run(["umount", str(folder)], check=True)
     assert all(row["status"] == "ok" for row in run(plan)[1].values())
+
+
+def swap(path, becomes):
+    """Another scan under the same name, or none."""
+    if becomes == "gone":
+        path.unlink()
+    else:
+        other = path.with_name("other.tif")
+        painted = paint_slide(SlideSpec(**SIZE, positive=True), 99)
+        write_pyramid(other, painted.pixels, mpp_x=0.5, mpp_y=0.5)
+        other.replace(path)
+
+
+@pytest.fixture
+def own_slides(slides, tmp_path):
+    """The slides, to be spoiled."""
+    folder = tmp_path / "slides"
+    folder.mkdir()
+    for path in slides.glob("*.tif"):
+        shutil.copy(path, folder)
+    sheet = (slides / "slides.tsv").read_text().replace(str(slides), str(folder))
+    (folder / "slides.tsv").write_text(sheet)
+    return folder
+
+
+@pytest.mark.parametrize("staged", [False, True])
+@pytest.mark.parametrize(("becomes", "code"), [("another", "changed"), ("gone", "file-missing")])
+def test_a_slide_that_was_replaced_or_deleted_before_is_refused(
+    own_slides, planned, becomes, code, staged
+):
+    plan = planned(sheet=own_slides / "slides.tsv", stage_slides=staged)
+    swap(own_slides / "1.tif", becomes)
+    folder, rows = run(plan)
+    assert {name: row["error_code"] for name, row in rows.items()} == {
+        "s0": None, "s1": code, "s2": None,
+    }  # fmt: skip
+    assert str(own_slides / "1.tif") in rows["s1"]["message"]
+    assert {path.name for path in (folder / "slides").iterdir()} == {"s0.h5", "s2.h5"}
+
+
+@pytest.mark.parametrize(("becomes", "code"), [("another", "changed"), ("gone", "file-missing")])
+def test_a_slide_that_is_replaced_or_deleted_while_it_is_read_has_no_result(
+    own_slides, planned, monkeypatch, becomes, code
+):
+    plan = planned(sheet=own_slides / "slides.tsv")
+    real = pool.answer
+
+    def answer(chunk, slides, out):
+        found = real(chunk, slides, out)
+        if chunk.source.path.name == "1.tif" and 0 in chunk.rows:
+            swap(own_slides / "1.tif", becomes)
+        return found
+
+    monkeypatch.setattr(pool, "answer", answer)
+    folder, rows = run(plan)
+    assert {name: row["error_code"] for name, row in rows.items()} == {
+        "s0": None, "s1": code, "s2": None,
+    }  # fmt: skip
+    assert {path.name for path in (folder / "slides").iterdir()} == {"s0.h5", "s2.h5"}
+
+
+def test_a_replaced_slide_is_computed_once_the_cohort_has_seen_it(own_slides, planned):
+    before = run(planned(sheet=own_slides / "slides.tsv"))[1]
+    swap(own_slides / "1.tif", "another")
+    after = run(planned(sheet=own_slides / "slides.tsv"))[1]
+    assert [row["status"] for row in after.values()] == ["ok"] * 3
+    assert [row["reused"] for row in after.values()] == [True, False, True]
+    assert after["s1"]["item_digest"] != before["s1"]["item_digest"]
+
+
+def test_copies_in_the_scratch_folder_change_no_byte(planned, tmp_path, monkeypatch):
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    read, most = set(), []
+    real = pool.answer
+
+    def answer(chunk, slides, out):
+        (tmp_path / f"read-{chunk.source.file.parent.name}").touch()
+        (job,) = scratch.iterdir()
+        most.append(len(list(job.glob("s*"))))
+        assert most[-1] <= COPIES
+        return real(chunk, slides, out)
+
+    first = run(planned(results="one"))[1]
+    monkeypatch.setattr(pool, "answer", answer)
+    plan = planned(stage_slides=True, results="two")
+    second = run(plan)[1]
+    read = {path.name for path in tmp_path.glob("read-*")}
+    assert read == {"read-s0", "read-s1", "read-s2"}
+    assert {n: r["sha256"] for n, r in first.items()} == {n: r["sha256"] for n, r in second.items()}
+    assert list(scratch.iterdir()) == []
+
+
+def test_more_slides_than_copies_without_end(planned, tmp_path, monkeypatch, slides):
+    """Many small slides are asked for before the first is read: copies must not wait for them."""
+    sheet = ["slide_id\tpath\tpatient_id"]
+    sheet += [f"s{i}\t{slides / f'{i % 3}.tif'}\tp{i}" for i in range(9)]
+    (tmp_path / "many.tsv").write_text("\n".join(sheet) + "\n")
+    plan = planned(sheet=tmp_path / "many.tsv", stage_slides=True)
+    rows = run(plan)[1]
+    assert len(rows) == 9
+    assert all(row["status"] == "ok" for row in rows.values())
+
+
+def test_without_room_slides_are_read_in_place(planned, monkeypatch, caplog):
+    monkeypatch.setattr(staging, "RESERVE_BYTES", 2**60)
+    rows = run(planned(stage_slides=True))[1]
+    assert all(row["status"] == "ok" for row in rows.values())
+    assert caplog.text.count("read in place, since it cannot be copied") >= 3
+
+
+def test_a_slide_whose_reader_is_killed_is_encoded_again_from_its_own_place(
+    planned, monkeypatch, tmp_path
+):
+    plain = run(planned(results="one"))[1]
+    real = pool.answer
+
+    def answer(chunk, slides, out):
+        found = real(chunk, slides, out)
+        tried = tmp_path / "tried"
+        if chunk.slide == 1 and chunk.source.copy is not None:
+            tried.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return found
+
+    monkeypatch.setattr(pool, "answer", answer)
+    rows = run(planned(stage_slides=True, results="two"))[1]
+    assert (tmp_path / "tried").exists()
+    assert {n: r["sha256"] for n, r in rows.items()} == {n: r["sha256"] for n, r in plain.items()}
 
 
 def test_nothing_is_built_where_nothing_is_to_do(planned, monkeypatch):

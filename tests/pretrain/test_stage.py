@@ -36,7 +36,7 @@ from slidemill.pretrain.checkpoint import (
 from slidemill.pretrain.distributed import Ranks
 from slidemill.pretrain.embedding import embed_slide
 from slidemill.pretrain.train import initial_encoder, train
-from slidemill.status import verify_all
+from slidemill.runs.verify import verify
 
 
 @pytest.fixture(autouse=True)
@@ -143,8 +143,13 @@ def test_a_run_leaves_all_its_artifacts(project):
     lost = manifest.iloc[-1]
     assert (lost["failed_stage"], lost["error_code"]) == ("tissue", "no-tissue")
     assert len(read_parquet(folder / "metrics.parquet", "pretrain-metrics")) == 4
-    problems = [p for p in verify_all(plan) if "pretrain" in p and "evaluate" not in p]
+    problems = [p for p in verify(plan).problems if "/pretrain/" in p.where]
     assert problems == []
+
+
+def checkpoint_problem(project):
+    path = str(project.output / "checkpoint.safetensors")
+    return next(str(p) for p in verify(project.plan).problems if p.where == path)
 
 
 def test_verify_tells_a_checkpoint_of_another_run_and_a_damaged_one(project):
@@ -153,9 +158,11 @@ def test_verify_tells_a_checkpoint_of_another_run_and_a_damaged_one(project):
     whole = path.read_bytes()
     facts = {"digest": "0" * 64}
     save_checkpoint(path, load_checkpoint(path), facts, read_trained_on(path))
-    assert any("written by another run (0000000000)" in p for p in verify_all(project.plan))
+    assert "written by another run (0000000000)" in checkpoint_problem(project)
     path.write_bytes(whole[:-100])
-    assert any("not readable as a checkpoint" in p for p in verify_all(project.plan))
+    assert "not readable as a checkpoint" in checkpoint_problem(project)
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert "not those of the encoder that made the embeddings" in checkpoint_problem(project)
     path.write_bytes(whole)
 
 

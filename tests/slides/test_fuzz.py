@@ -54,7 +54,7 @@ def corrupt(path, seed):
 def work(item):
     """Run the stages on one corrupted slide; what became of it, in a word."""
     path, folder = item
-    row = SheetRow(path.stem, path, "p", 0.5, None, None, {})
+    row = SheetRow(path.stem, str(path), "p", 0.5, None, None, {})
     facts = describe(COHORT, row, CohortConfig())
     if facts["status"] != "ok":
         return facts["error_code"]

@@ -1,5 +1,8 @@
 """The tiles stage on real slides and on slides with a known truth."""
 
+import shutil
+from dataclasses import replace
+
 import h5py
 import numpy as np
 import pandas as pd
@@ -12,11 +15,13 @@ from slidemill.artifacts.manifest import SlideTask
 from slidemill.artifacts.parquet import read_footer, read_parquet, write_parquet
 from slidemill.config import TissueConfig
 from slidemill.errors import SlideCode, SlideError
+from slidemill.slides.identity import slide_fingerprint
 from slidemill.slides.pyramid import write_pyramid
 from slidemill.slides.reader import Slide
 from slidemill.tiles import candidates, stage
 from slidemill.tiles.candidates import GridSettings
 from slidemill.tiles.keep import Limits
+from slidemill.tiles.reading import read_qualities
 from slidemill.tissue import stage as tissue
 
 STAGE = StageId("tiles", "t", formats.TILES, 1, {})
@@ -29,6 +34,7 @@ def facts(path, mpp, tissue_file=None):
         return {
             "slide_id": "s",
             "path": str(path),
+            "fingerprint": slide_fingerprint(path),
             "reader": slide.reader,
             "width": width,
             "height": height,
@@ -171,3 +177,50 @@ def test_what_is_written_says_what_it_is(disc_slide, tmp_path):
     count = candidates.read_stamp(tmp_path / "c.parquet")["count"]
     assert count == len(read_parquet(tmp_path / "c.parquet", "candidates"))
     assert stage.read_stamp(tmp_path / "t.parquet")["count"] == count
+
+
+@pytest.mark.parametrize(("becomes", "code"), [("another", "changed"), ("gone", "file-missing")])
+def test_a_slide_that_is_replaced_or_deleted_while_it_is_read_has_no_result(
+    disc_slide, tmp_path, monkeypatch, becomes, code
+):
+    path = tmp_path / "slide.tif"
+    shutil.copy(disc_slide, path)
+    mask, measured = tmp_path / "m.h5", tmp_path / "c.parquet"
+    tissue.compute(task(facts(path, 0.5), None, mask), TissueConfig())
+
+    def read(*args):
+        found = read_qualities(*args)
+        path.unlink()
+        if becomes == "another":
+            path.write_bytes(b"another")
+        return found
+
+    monkeypatch.setattr(candidates, "read_qualities", read)
+    with pytest.raises(SlideError) as caught:
+        candidates.compute(task(facts(path, 0.5), mask, measured), EXACT, None)
+    assert caught.value.code == code
+    assert not measured.exists()
+
+
+def test_a_slide_that_was_replaced_after_the_tissue_stage_is_refused(disc_slide, tmp_path):
+    path = tmp_path / "slide.tif"
+    shutil.copy(disc_slide, path)
+    known, mask = facts(path, 0.5), tmp_path / "m.h5"
+    tissue.compute(task(known, None, mask), TissueConfig())
+    path.write_bytes(path.read_bytes() + b"more")
+    with pytest.raises(SlideError) as caught:
+        candidates.compute(task(known, mask, tmp_path / "c.parquet"), EXACT, None)
+    assert caught.value.code == SlideCode.CHANGED
+
+
+def test_a_copy_in_the_scratch_folder_changes_no_byte(disc_slide, tmp_path):
+    known, mask, scratch = facts(disc_slide, 0.5), tmp_path / "m.h5", tmp_path / "scratch"
+    scratch.mkdir()
+    tissue.compute(task(known, None, mask), TissueConfig())
+    results = []
+    for folder in (None, scratch):
+        one = replace(task(known, mask, tmp_path / f"{bool(folder)}.parquet"), scratch=folder)
+        candidates.compute(one, EXACT, None)
+        results.append(one.path.read_bytes())
+    assert results[0] == results[1]
+    assert list(scratch.iterdir()) == []

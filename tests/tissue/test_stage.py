@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 
 import h5py
 import numpy as np
@@ -15,6 +16,8 @@ from slidemill.artifacts.folder import StageId
 from slidemill.artifacts.manifest import SlideTask
 from slidemill.config import TissueConfig, UnetConfig
 from slidemill.errors import ArtifactError, SlideCode, SlideError
+from slidemill.slides.identity import slide_fingerprint
+from slidemill.slides.overview import read_overview
 from slidemill.slides.pyramid import write_pyramid
 from slidemill.slides.reader import Slide
 from slidemill.tissue import stage
@@ -27,7 +30,9 @@ def run(slide_path, folder, config=None, tissue_file=None, load=None, mpp=0.5):
     with Slide(slide_path) as slide:
         reader = slide.reader
     facts = {
+        "slide_id": "s",
         "path": str(slide_path),
+        "fingerprint": slide_fingerprint(slide_path),
         "reader": reader,
         "mpp_x": mpp,
         "mpp_y": mpp,
@@ -159,3 +164,56 @@ def test_a_network_of_the_users_decides(disc_slide, tmp_path):
     segmenter = load_segmenter(turned, tmp_path / "w.safetensors", "cpu")
     with pytest.raises(SlideError, match="method unet finds no tissue"):
         run(disc_slide, tmp_path, config, load=lambda: segmenter)
+
+
+def known(path):
+    with Slide(path) as slide:
+        reader = slide.reader
+    seen = slide_fingerprint(path)
+    facts = {"slide_id": "s", "path": str(path), "fingerprint": seen, "reader": reader}
+    return facts | {"mpp_x": 0.5, "mpp_y": 0.5, "tissue": None}
+
+
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+@pytest.mark.parametrize(("becomes", "code"), [("another", "changed"), ("gone", "file-missing")])
+def test_a_slide_that_was_replaced_or_deleted_has_no_result(
+    disc_slide, tmp_path, monkeypatch, when, becomes, code
+):
+    path = tmp_path / "slide.tif"
+    shutil.copy(disc_slide, path)
+    task = SlideTask("s", known(path), None, tmp_path / "s.h5", STAGE.stamp("s", {}))
+
+    def swap():
+        if becomes == "gone":
+            path.unlink(missing_ok=True)
+        else:
+            write_pyramid(
+                tmp_path / "b.tif", np.full((800, 1000, 3), 200, np.uint8), mpp_x=0.5, mpp_y=0.5
+            )
+            (tmp_path / "b.tif").replace(path)
+
+    def read(*args):
+        found = read_overview(*args)
+        swap()
+        return found
+
+    if when == "before":
+        swap()
+    else:
+        monkeypatch.setattr(stage, "read_overview", read)
+    with pytest.raises(SlideError) as caught:
+        stage.compute(task, TissueConfig())
+    assert caught.value.code == code
+    assert not list(tmp_path.glob("s.*"))
+
+
+def test_a_copy_in_the_scratch_folder_changes_no_byte(disc_slide, tmp_path):
+    (tmp_path / "scratch").mkdir()
+    results = []
+    for scratch in (None, tmp_path / "scratch"):
+        path = tmp_path / f"{bool(scratch)}" / "s.h5"
+        task = SlideTask("s", known(disc_slide), None, path, STAGE.stamp("s", {}), scratch=scratch)
+        stage.compute(task, TissueConfig())
+        results.append([path.with_suffix(e).read_bytes() for e in (".h5", ".jpg", ".geojson")])
+    assert results[0] == results[1]
+    assert list((tmp_path / "scratch").iterdir()) == []

@@ -1,18 +1,21 @@
 rule cohort_bucket:
     input:
-        recompute=recompute("cohort", "failed"),
+        recompute=recompute("cohort", PLAN.cohort.name),
     output:
         "<cohort>/buckets/{bucket}.parquet",
     log:
         "<logs>/cohort/{bucket}.log",
     conda:
         "../../envs/cpu.yaml"
+    envmodules:
+        *MODULES,
     threads: 4
     resources:
-        mem_mb=growing_mem(2000),
-        runtime=growing_time(60),
+        mem_mb=mem_mb("cohort"),
+        runtime=minutes("cohort"),
     params:
         slides=bucket_digest,
+        files=slide_files,
     shell:
         "slidemill cohort --bucket {wildcards.bucket} "
         "--threads {threads} > {log} 2>&1"
@@ -20,15 +23,17 @@ rule cohort_bucket:
 
 rule cohort_table:
     input:
-        bucket_paths(PLAN.cohort),
+        cohort_buckets,
     output:
         "<cohort>/cohort.parquet",
     log:
         "<logs>/cohort/table.log",
     conda:
         "../../envs/cpu.yaml"
+    envmodules:
+        *MODULES,
     params:
-        sheet=PLAN.sheet_digest(),
+        sheet=sheet_digest,
         max_failed=PLAN.config.cohort.max_failed,
     shell:
         "slidemill cohort --gather > {log} 2>&1"

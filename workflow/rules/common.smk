@@ -1,16 +1,24 @@
+import re
+from pathlib import Path
+
+from slidemill import resources
 from slidemill.config.evaluate import ON_BAGS
 from slidemill.errors import SlidemillError
+from slidemill.plan import WHOLE
 from slidemill.workflow import finish, plan_workflow, recompute_flags, start
 from snakemake.exceptions import WorkflowError
 
 try:
-    PLAN = plan_workflow(config)
+    PLAN = plan_workflow(config, Path(workflow.basedir))
 except SlidemillError as error:
     # The message says it all; a traceback of the Snakefile would only bury it.
     raise WorkflowError(str(error)) from None
 
 RUN = {}
+MODULES = PLAN.config.site.modules
+GPU_MODULES = [*MODULES, *PLAN.config.site.gpu_modules]
 FEATURES = {unit.features.name: unit for unit in PLAN.encoders}
+NETWORKS = [name for name, unit in FEATURES.items() if unit.encoder.spec.needs_weights]
 PRETRAIN = {unit.stage.name: unit for unit in PLAN.pretrain}
 CELLS = {cell.stage.name: cell for cell in PLAN.cells}
 SUMMARIES = {
@@ -38,8 +46,22 @@ wildcard_constraints:
 
 
 def bucket_digest(wildcards):
-    """What the sheet says of a bucket; a change of it runs the bucket again."""
-    return PLAN.bucket_digest(wildcards.bucket)
+    """What the sheet says of a bucket; a change of it runs the bucket again.
+
+    Jobs parse the workflow again and have no need of it: only the process that was asked keeps
+    records. So they look at no file of the cohort.
+    """
+    return PLAN.bucket_digests[wildcards.bucket] if workflow.is_main_process else ""
+
+
+def slide_files(wildcards):
+    """Length and time of a bucket's slides; other scans under the same names run it again."""
+    return PLAN.slide_digests[wildcards.bucket] if workflow.is_main_process else ""
+
+
+def sheet_digest(wildcards):
+    """What the sheet says of all slides, labels included."""
+    return PLAN.sheet_digest()
 
 
 def bucket_paths(stage):
@@ -47,14 +69,14 @@ def bucket_paths(stage):
     return [str(PLAN.bucket_path(stage, bucket)) for bucket in PLAN.buckets]
 
 
-def recompute(*stages):
-    """Input that makes a rule run again when `--config recompute=` names one of its stages."""
+def recompute(stage, run=None):
+    """Input that makes a rule run again when its stage, or its bucket's failures, are asked for."""
 
     def flags(wildcards):
-        asks = workflow.is_main_process
-        return [
-            str(path) for path in recompute_flags(PLAN, stages, asks, workflow.dryrun)
-        ]
+        name, bucket = run or wildcards.get("run"), wildcards.get("bucket", WHOLE)
+        asks, dry = workflow.is_main_process, workflow.dryrun
+        found = recompute_flags(PLAN, stage, name, bucket, asks, dry)
+        return [str(path) for path in found]
 
     return flags
 
@@ -64,6 +86,14 @@ def stage_files(name):
     return [str(path) for path in PLAN.targets(name)]
 
 
+def cohort_buckets(wildcards):
+    return bucket_paths(PLAN.cohort)
+
+
+def tissue_buckets(wildcards):
+    return bucket_paths(PLAN.tissue)
+
+
 def tiles_buckets(wildcards):
     return bucket_paths(PLAN.tiles[wildcards.run])
 
@@ -71,11 +101,6 @@ def tiles_buckets(wildcards):
 def features_tiles(wildcards):
     """The bucket of tiles that a bucket of features reads."""
     return str(PLAN.bucket_path(FEATURES[wildcards.run].tiles, wildcards.bucket))
-
-
-def features_threads(wildcards):
-    """A network takes all that it gets; handcrafted encoders go side by side, a bucket each."""
-    return 8 if FEATURES[wildcards.run].encoder.spec.needs_weights else 1
 
 
 def features_buckets(wildcards):
@@ -109,34 +134,57 @@ def split_task(wildcards):
     return SPLITS[wildcards.run]
 
 
-def growing_mem(base_mb):
-    """Memory that grows with every attempt."""
+def need(stage, wildcards):
+    """What the first attempt of a job asks for."""
+    if stage == "features":
+        return resources.of_features(PLAN, FEATURES[wildcards.run], wildcards.bucket)
+    if stage == "pretrain":
+        return resources.of_pretrain(PLAN, PRETRAIN[wildcards.run])
+    if stage == "evaluate":
+        return resources.of_evaluate(PLAN, CELLS.get(wildcards.run))
+    if stage == "report":
+        return resources.of_report(PLAN)
+    return resources.of_bucket(PLAN, stage, wildcards.bucket)
+
+
+def mem_mb(stage):
+    """Memory of a stage's job, which grows with every attempt."""
 
     def mem(wildcards, attempt):
-        return base_mb * attempt
+        return need(stage, wildcards).grown(attempt).mem_mb
 
     return mem
 
 
-def growing_time(minutes):
-    """Run time that grows with every attempt."""
+def minutes(stage):
+    """Run time of a stage's job, which grows with every attempt."""
 
     def runtime(wildcards, attempt):
-        return minutes * attempt
+        return need(stage, wildcards).grown(attempt).minutes
 
     return runtime
 
 
+def runs(names):
+    """Pattern of these runs and of no other; of none if there are none."""
+    return "|".join(re.escape(name) for name in names) or "(?!)"
+
+
 onstart:
-    RUN["record"] = start(PLAN)
+    # The plugin gives all of a run's jobs one name, which it makes up.
+    RUN["record"] = start(
+        PLAN, getattr(workflow.scheduler._executor, "run_uuid", None)
+    )
 
 
 onsuccess:
     if "record" in RUN:
-        finish(RUN["record"], "success")
-    shell("slidemill summary --brief")
+        finish(PLAN, RUN["record"], "success")
+    shell("slidemill summary --brief || true")
 
 
 onerror:
     if "record" in RUN:
-        finish(RUN["record"], "error")
+        finish(PLAN, RUN["record"], "error")
+        # What failed may be why.
+        shell("slidemill summary --brief || true")

@@ -8,10 +8,12 @@ rule evaluate_summary:
         "<logs>/evaluate/{run}.log",
     conda:
         "../../envs/cpu.yaml"
+    envmodules:
+        *MODULES,
     threads: 1
     resources:
-        mem_mb=growing_mem(8000),
-        runtime=growing_time(120),
+        mem_mb=mem_mb("evaluate"),
+        runtime=minutes("evaluate"),
     shell:
         "slidemill evaluate --run {wildcards.run} --threads {threads} > {log} 2>&1"
 
@@ -26,10 +28,12 @@ rule evaluate_run:
         "<logs>/evaluate/{run}.log",
     conda:
         "../../envs/cpu.yaml"
+    envmodules:
+        *MODULES,
     threads: evaluate_threads
     resources:
-        mem_mb=growing_mem(8000),
-        runtime=growing_time(240),
+        mem_mb=mem_mb("evaluate"),
+        runtime=minutes("evaluate"),
     shell:
         "slidemill evaluate --run {wildcards.run} --threads {threads} > {log} 2>&1"
 

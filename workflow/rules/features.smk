@@ -1,24 +1,40 @@
+# Networks; a profile gives this rule a GPU.
 rule features_bucket:
     input:
         cohort="<cohort>/buckets/{bucket}.parquet",
         tiles=features_tiles,
-        recompute=recompute("features", "failed"),
+        recompute=recompute("features"),
     output:
         "<features>/{run}/buckets/{bucket}.parquet",
     log:
         "<logs>/features/{run}/{bucket}.log",
+    wildcard_constraints:
+        run=runs(NETWORKS),
     conda:
         "../../envs/gpu.yaml"
-    threads: features_threads
+    envmodules:
+        *GPU_MODULES,
+    threads: 8
     resources:
-        mem_mb=growing_mem(16000),
-        runtime=growing_time(240),
+        mem_mb=mem_mb("features"),
+        runtime=minutes("features"),
     params:
         slides=bucket_digest,
         max_unreadable=PLAN.config.features.max_unreadable,
     shell:
         "slidemill features --run {wildcards.run} --bucket {wildcards.bucket} "
         "--threads {threads} > {log} 2>&1"
+
+
+# Handcrafted encoders have no use for a GPU; they go side by side, a bucket each.
+use rule features_bucket as handcrafted_bucket with:
+    wildcard_constraints:
+        run=runs(name for name in FEATURES if name not in NETWORKS),
+    conda:
+        "../../envs/cpu.yaml"
+    envmodules:
+        *MODULES,
+    threads: 1
 
 
 rule features_manifest:
@@ -30,6 +46,8 @@ rule features_manifest:
         "<logs>/features/{run}/manifest.log",
     conda:
         "../../envs/cpu.yaml"
+    envmodules:
+        *MODULES,
     params:
         max_failed=PLAN.config.cohort.max_failed,
     shell:

@@ -8,10 +8,12 @@ rule pretrain_run:
         "<logs>/pretrain/{run}.log",
     conda:
         "../../envs/gpu.yaml"
+    envmodules:
+        *GPU_MODULES,
     threads: 1
     resources:
-        mem_mb=growing_mem(16000),
-        runtime=growing_time(480),
+        mem_mb=mem_mb("pretrain"),
+        runtime=minutes("pretrain"),
     shell:
         "slidemill pretrain --run {wildcards.run} --threads {threads} > {log} 2>&1"
 

@@ -3,7 +3,7 @@ rule write_report:
         stage_files("features"),
         stage_files("pretrain"),
         stage_files("evaluate"),
-        recompute=recompute("report"),
+        recompute=recompute("report", PLAN.report.name),
     output:
         report(
             "<report>/report.html",
@@ -14,9 +14,11 @@ rule write_report:
         "<logs>/report.log",
     conda:
         "../../envs/cpu.yaml"
+    envmodules:
+        *MODULES,
     resources:
-        mem_mb=growing_mem(4000),
-        runtime=growing_time(60),
+        mem_mb=mem_mb("report"),
+        runtime=minutes("report"),
     shell:
         "slidemill report > {log} 2>&1"
 

@@ -7,6 +7,8 @@ rule splits:
         "<logs>/splits/{run}.log",
     conda:
         "../../envs/cpu.yaml"
+    envmodules:
+        *MODULES,
     params:
         task=split_task,
     shell:

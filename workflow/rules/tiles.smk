@@ -2,17 +2,19 @@ rule tiles_bucket:
     input:
         cohort="<cohort>/buckets/{bucket}.parquet",
         tissue="<tissue>/buckets/{bucket}.parquet",
-        recompute=recompute("tiles", "failed"),
+        recompute=recompute("tiles"),
     output:
         "<tiles>/{run}/buckets/{bucket}.parquet",
     log:
         "<logs>/tiles/{run}/{bucket}.log",
     conda:
         "../../envs/cpu.yaml"
+    envmodules:
+        *MODULES,
     threads: 4
     resources:
-        mem_mb=growing_mem(4000),
-        runtime=growing_time(60),
+        mem_mb=mem_mb("tiles"),
+        runtime=minutes("tiles"),
     params:
         slides=bucket_digest,
     shell:
@@ -29,6 +31,8 @@ rule tiles_manifest:
         "<logs>/tiles/{run}/manifest.log",
     conda:
         "../../envs/cpu.yaml"
+    envmodules:
+        *MODULES,
     params:
         max_failed=PLAN.config.cohort.max_failed,
     shell:

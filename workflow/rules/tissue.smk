@@ -1,17 +1,19 @@
 rule tissue_bucket:
     input:
         cohort="<cohort>/buckets/{bucket}.parquet",
-        recompute=recompute("tissue", "failed"),
+        recompute=recompute("tissue", PLAN.tissue.name),
     output:
         "<tissue>/buckets/{bucket}.parquet",
     log:
         "<logs>/tissue/{bucket}.log",
     conda:
         "../../envs/cpu.yaml"
+    envmodules:
+        *MODULES,
     threads: 4
     resources:
-        mem_mb=growing_mem(4000),
-        runtime=growing_time(120),
+        mem_mb=mem_mb("tissue"),
+        runtime=minutes("tissue"),
     params:
         slides=bucket_digest,
     shell:
@@ -21,13 +23,15 @@ rule tissue_bucket:
 
 rule tissue_manifest:
     input:
-        bucket_paths(PLAN.tissue),
+        tissue_buckets,
     output:
         "<tissue>/manifest.parquet",
     log:
         "<logs>/tissue/manifest.log",
     conda:
         "../../envs/cpu.yaml"
+    envmodules:
+        *MODULES,
     params:
         max_failed=PLAN.config.cohort.max_failed,
     shell:

@@ -15,11 +15,13 @@ from slidemill.artifacts.formats_learn import (
     SPLITS,
     SUMMARY,
 )
+from slidemill.artifacts.formats_runs import CATALOG, RUN_RESULTS
 from slidemill.artifacts.spec import ArtifactSpec, Field, register
 
 __all__ = [
     "ATTENTION",
     "CANDIDATES",
+    "CATALOG",
     "COHORT",
     "COMPARISONS",
     "COORDINATES",
@@ -30,6 +32,7 @@ __all__ = [
     "MOMENTS",
     "PREDICTIONS",
     "PRETRAIN_METRICS",
+    "RUN_RESULTS",
     "SLIDES",
     "SPLITS",
     "SUMMARY",

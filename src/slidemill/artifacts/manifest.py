@@ -8,6 +8,7 @@ broken machine, and fails the job.
 """
 
 import logging
+import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -42,6 +43,7 @@ class SlideTask:
         path: File to write.
         stamp: Provenance of that file.
         threads: Threads that this slide may use.
+        scratch: Folder for a copy of the slide; None where it is read in place.
     """
 
     slide_id: str
@@ -50,6 +52,7 @@ class SlideTask:
     path: Path
     stamp: Stamp
     threads: int = 1
+    scratch: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -62,11 +65,13 @@ class Pace:
         seconds: Wall time after which a slide has failed; not heeded in this process.
         contained: Whether files of others are read, so that even a lone slide needs a process of
             its own.
+        stage_slides: Whether slides are copied to the job's scratch folder before they are read.
     """
 
     cpus: int = 0
     seconds: float = 1800.0
     contained: bool = True
+    stage_slides: bool = False
 
 
 @dataclass(frozen=True)
@@ -108,10 +113,13 @@ class SlideLoop:
             upstream: Manifest (or facts) of the stage before, one row a slide.
             upstream_stage: Identity of the stage before.
         """
+        from slidemill.slides.staging import scratch_folder
+
         rows, tasks = self.prepare(slides, upstream, upstream_stage)
-        for task, row in self._work(tasks):
-            rows[task.slide_id] = row
-            self.tell(row, len(rows), len(slides))
+        with scratch_folder(self.pace.stage_slides) as scratch:
+            for task, row in self._work([replace(task, scratch=scratch) for task in tasks]):
+                rows[task.slide_id] = row
+                self.tell(row, len(rows), len(slides))
         return [rows[str(facts["slide_id"])] for facts in slides]
 
     def prepare(
@@ -153,7 +161,9 @@ class SlideLoop:
             )
 
     def lost(self, task: SlideTask, lost: Lost) -> Row:
-        """The row of a slide whose process did not live to finish it."""
+        """The row of a slide whose process did not live to finish it, nor to remove its copy."""
+        if task.scratch is not None:
+            shutil.rmtree(task.scratch / task.slide_id, ignore_errors=True)
         seconds = self.pace.seconds if lost.timed_out else 0.0
         return self.failed(task, lost_error(task.facts["path"], lost), seconds)
 
@@ -233,10 +243,16 @@ def lost_error(path: object, lost: Lost) -> SlideError:
             SlideCode.TIMED_OUT,
             f"{path}: {lost.reason}; if the slide is sound, raise cohort.slide_seconds",
         )
+    if lost.starved:
+        return SlideError(
+            SlideCode.OUT_OF_MEMORY if lost.out_of_memory else SlideCode.CRASHED,
+            f"{path}: {lost.reason}; give the job more memory (mem_mb) and run `slidemill failed "
+            "--retry`; if that does not help the file is damaged: copy it again, or leave it out",
+        )
     return SlideError(
         SlideCode.CRASHED,
-        f"{path}: {lost.reason}; the file is damaged in a way that its library does not survive, "
-        "or memory ran out: copy it again, give the job more memory, or leave it out",
+        f"{path}: {lost.reason}; the file is damaged in a way that its library does not survive: "
+        "copy it again, or leave it out",
     )
 
 
@@ -307,7 +323,7 @@ def merge(tables: Iterable[Sequence[Row]], slide_ids: Sequence[str]) -> list[Row
     return [by_id[slide_id] for slide_id in slide_ids]
 
 
-def check_failures(rows: Sequence[Row], max_failed: float, where: Path) -> None:
+def check_failures(rows: Sequence[Row], max_failed: float) -> None:
     """Stop the run if too much of the cohort has failed.
 
     Raises:
@@ -324,5 +340,5 @@ def check_failures(rows: Sequence[Row], max_failed: float, where: Path) -> None:
     raise CohortError(
         f"{len(failed)} of {len(rows)} slides failed, more than cohort.max_failed = {max_failed} "
         f"allows:\n{shown}{more}\nMend or remove them in the sheet, or raise cohort.max_failed. "
-        f"All results of the other slides are kept; every row is in {where}."
+        "All results of the other slides are kept; `slidemill failed` lists every one of these."
     )

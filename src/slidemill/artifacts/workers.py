@@ -5,10 +5,15 @@ allocation in one of them must cost one slide and nothing else. Every item is wo
 process under a time limit; a child that dies or is late is replaced, and its item is reported as
 lost. What a function raises is raised again in the parent, which ends the job. Results come as they
 are ready; the caller orders them.
+
+When memory is short, the kernel kills the largest process of a job, which may be an innocent one.
+So an item whose child was killed, or did not get memory, is worked on once more, alone, when all
+others are done and their children gone; only then is it lost.
 """
 
 import ctypes
 import gc
+import logging
 import multiprocessing
 import os
 import pickle
@@ -16,17 +21,24 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Generic, TypeVar
 
 from slidemill.errors import UserError
+from slidemill.memory import is_shortage, oom_kills
+
+log = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+"""What OpenMP (torch among others), OpenBLAS and MKL read."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +48,16 @@ class Lost:
     Attributes:
         reason: What happened, in words.
         timed_out: Whether it was stopped for being late.
+        starved: Whether it was killed as the system kills when memory is short, or did not get
+            memory: that may be no fault of the item.
+        out_of_memory: Whether that is known: it did not get memory, or the kernel says that it
+            killed for it during this job.
     """
 
     reason: str
     timed_out: bool
+    starved: bool = False
+    out_of_memory: bool = False
 
 
 class RemoteTraceback(Exception):  # noqa: N818 - shown as the cause of the real error
@@ -58,13 +76,24 @@ def available_cpus() -> int:
     return max(1, min(affinity, int(allocated))) if allocated.isdecimal() else affinity
 
 
+def limit_threads() -> None:
+    """Have numerical libraries start no more threads than this process was given CPUs.
+
+    They look when they are imported, and at the whole node, of which a Slurm job may have a few
+    CPUs only. What the user has set stays.
+    """
+    for name in THREAD_VARIABLES:
+        os.environ.setdefault(name, str(available_cpus()))
+
+
 def work_apart(
     function: Callable[[Item], Result], items: Sequence[Item], processes: int, seconds: float
 ) -> Iterator[tuple[int, Result | Lost]]:
     """Apply a function to items in child processes.
 
     Args:
-        function: What to do; children inherit it and need not pickle it.
+        function: What to do; children inherit it and need not pickle it. It may be called twice
+            with an item.
         items: What to do it to; plain data.
         processes: Children that work at once.
         seconds: Wall time after which a child is stopped and its item lost.
@@ -78,7 +107,42 @@ def work_apart(
     end_opencvs_threads()
     # What is there already stays shared: a child's garbage collector would copy every page of it.
     gc.freeze()
-    pending = iter(range(len(items)))
+    kills = oom_kills()
+    starved: list[int] = []
+    for number, result in _side_by_side(function, items, range(len(items)), processes, seconds):
+        if isinstance(result, Lost) and result.starved:
+            log.warning("%s; it is worked on again when all others are done", result.reason)
+            starved.append(number)
+        else:
+            yield number, result
+    # The children of the others are gone, and so is what they held.
+    for number in starved:
+        for _, result in _side_by_side(function, items, [number], 1, seconds):
+            yield number, starved_twice(result, kills) if isinstance(result, Lost) else result
+
+
+def starved_twice(lost: Lost, kills: int) -> Lost:
+    """What is to be said of an item that was lost when it was alone, too.
+
+    Args:
+        lost: The second loss.
+        kills: `oom_kills` when the job began.
+    """
+    if not lost.starved:
+        return lost
+    known = lost.out_of_memory or oom_kills() > kills
+    return replace(lost, reason=f"{lost.reason}, twice, the second time alone", out_of_memory=known)
+
+
+def _side_by_side(
+    function: Callable[[Item], Result],
+    items: Sequence[Item],
+    numbers: Iterable[int],
+    processes: int,
+    seconds: float,
+) -> Iterator[tuple[int, Result | Lost]]:
+    """Work on some of the items once; see `work_apart`."""
+    pending = iter(numbers)
     crew: list[_Child[Item, Result]] = []
     try:
         for number in pending:
@@ -163,10 +227,10 @@ class _Child(Generic[Item, Result]):
             result, error, trace = self.pipe.recv()
         except EOFError:
             self.process.join()
-            return Lost(death_of(self.process.exitcode), timed_out=False)
+            return death_of(self.process.exitcode)
         if error is not None:
             raise error from RemoteTraceback(trace)
-        answer: Result = result
+        answer: Result | Lost = result
         return answer
 
     def stop(self) -> None:
@@ -176,13 +240,21 @@ class _Child(Generic[Item, Result]):
         self.process.join()
 
 
-def death_of(exitcode: int | None) -> str:
-    """How a process ended, in words."""
-    if exitcode is not None and exitcode < 0:
-        name = signal.Signals(-exitcode).name
-        also = ", as the system does when memory is short" if name == "SIGKILL" else ""
-        return f"the process that read it was killed by {name}{also}"
-    return f"the process that read it ended with code {exitcode}"
+def death_of(exitcode: int | None) -> Lost:
+    """What is lost with a process that ended by itself, or was killed by others than us."""
+    if exitcode is None or exitcode >= 0:
+        return Lost(f"the process that read it ended with code {exitcode}", timed_out=False)
+    name = signal.Signals(-exitcode).name
+    starved = name == "SIGKILL"
+    also = ", as the system does when memory is short" if starved else ""
+    reason = f"the process that read it was killed by {name}{also}"
+    return Lost(reason, timed_out=False, starved=starved)
+
+
+def shortage_of(error: BaseException) -> Lost:
+    """What is lost with a process, or a thread, that did not get memory."""
+    reason = f"memory ran out ({type(error).__name__}: {error})"
+    return Lost(reason, timed_out=False, starved=True, out_of_memory=True)
 
 
 def _serve(
@@ -198,11 +270,14 @@ def _serve(
             item: Item = pipe.recv()
         except (EOFError, OSError):
             return
-        answer: tuple[Result | None, Exception | None, str]
+        answer: tuple[Result | Lost | None, Exception | None, str]
         try:
             answer = (function(item), None, "")
         except Exception as error:  # noqa: BLE001 - raised again in the parent
-            answer = (None, portable(error), traceback.format_exc())
+            if is_shortage(error):
+                answer = (shortage_of(error), None, "")
+            else:
+                answer = (None, portable(error), traceback.format_exc())
         try:
             pipe.send(answer)
         except BrokenPipeError:

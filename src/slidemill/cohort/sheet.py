@@ -22,9 +22,12 @@ _RESERVED = {item.name for item in COHORT.fields} - {*REQUIRED, *OPTIONAL}
 _DELIMITERS = {".tsv": "\t", ".txt": "\t", ".csv": ","}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class SheetRow:
     """One slide of the sheet.
+
+    Paths are text, as in the cohort's table: a job of one bucket reads all rows, and a hundred
+    thousand `Path`s take longer than all else in them.
 
     Attributes:
         slide_id: Name of the slide, safe as the name of a file.
@@ -37,10 +40,10 @@ class SheetRow:
     """
 
     slide_id: str
-    path: Path
+    path: str
     patient_id: str
     mpp: float | None
-    tissue: Path | None
+    tissue: str | None
     split: str | None
     labels: Mapping[str, str]
 
@@ -73,6 +76,8 @@ def read_sheet(path: Path) -> Sheet:
     problems: list[Problem] = []
     rows: list[SheetRow] = []
     first_row: dict[str, int] = {}
+    folder = str(path.parent.resolve())
+    labels = tuple(name for name in header if name not in REQUIRED + OPTIONAL)
     for number, cells in lines:
         if len(cells) != len(header):
             what = f"{len(cells)} cells where the header has {len(header)}"
@@ -82,17 +87,16 @@ def read_sheet(path: Path) -> Sheet:
                 )
             )
             continue
-        values = dict(zip(header, (cell.strip() for cell in cells), strict=True))
+        values = dict(zip(header, map(str.strip, cells), strict=True))
         found = _check_row(number, values, first_row)
         problems += found
         first_row.setdefault(values["slide_id"], number)
         if not found:
-            rows.append(_to_row(path.parent.resolve(), values))
+            rows.append(_to_row(folder, labels, values))
     if not lines:
         problems.append(Problem("row 2", "the sheet has no slides", "Add one row a slide"))
     if problems:
         raise SheetError(str(path), problems)
-    labels = tuple(name for name in header if name not in REQUIRED + OPTIONAL)
     return Sheet(path, labels, tuple(rows))
 
 
@@ -106,7 +110,7 @@ def _read_cells(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
             lines = [
                 (number, cells)
                 for number, cells in enumerate(csv.reader(stream, delimiter=delimiter), start=1)
-                if any(cell.strip() for cell in cells)
+                if "".join(cells).strip()
             ]
     except FileNotFoundError:
         todo = "Set cohort.sheet, or write the demo's with `slidemill demo demo`"
@@ -184,14 +188,17 @@ def _check_row(
     return problems
 
 
-def _to_row(folder: Path, values: Mapping[str, str]) -> SheetRow:
-    labels = {k: v for k, v in values.items() if k not in REQUIRED + OPTIONAL and v}
+def _to_row(folder: str, labels: Sequence[str], values: Mapping[str, str]) -> SheetRow:
     return SheetRow(
         slide_id=values["slide_id"],
-        path=folder / values["path"],
+        path=_absolute(folder, values["path"]),
         patient_id=values["patient_id"],
         mpp=float(values["mpp"]) if values.get("mpp") else None,
-        tissue=folder / values["tissue"] if values.get("tissue") else None,
+        tissue=_absolute(folder, values["tissue"]) if values.get("tissue") else None,
         split=values.get("split") or None,
-        labels=labels,
+        labels={name: values[name] for name in labels if values[name]},
     )
+
+
+def _absolute(folder: str, path: str) -> str:
+    return path if path.startswith("/") else f"{folder}/{path}"

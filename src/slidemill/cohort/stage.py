@@ -9,10 +9,10 @@ reason.
 import logging
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from slidemill.artifacts.digest import fingerprint
 from slidemill.artifacts.folder import StageId, open_folder
 from slidemill.artifacts.formats import COHORT, SLIDES
 from slidemill.artifacts.manifest import check_failures, failure, lost_error, merge
@@ -22,6 +22,7 @@ from slidemill.artifacts.workers import Lost, work_apart
 from slidemill.cohort.sheet import Sheet, SheetRow
 from slidemill.config import CohortConfig
 from slidemill.errors import SlideError
+from slidemill.slides.identity import check_same, slide_fingerprint
 from slidemill.slides.reader import Slide
 from slidemill.slides.resolution import objective_power, resolve_mpp
 
@@ -68,18 +69,24 @@ def run_bucket(
 def describe(stage: StageId, row: SheetRow, config: CohortConfig) -> Row:
     """Open a slide and say what it is: a row of the `slides` table."""
     started = time.perf_counter()
+    path, seen = Path(row.path), ""
+    # What is wrong with a file that cannot be read is said better by who opens it.
+    with suppress(OSError, RuntimeError):
+        seen = slide_fingerprint(path)
     facts = _unknown(row)
     try:
-        with Slide(row.path, config.reader) as slide:
+        with Slide(path, config.reader) as slide:
             facts |= _facts(slide)
             resolution = resolve_mpp(slide.properties, row.mpp, config.missing_mpp)
+        # Facts and fingerprint have to be of the same file.
+        check_same(path, seen)
     except SlideError as error:
         return _failed(stage, row, facts, error, time.perf_counter() - started)
     facts |= {
         "mpp_x": resolution.mpp_x,
         "mpp_y": resolution.mpp_y,
         "mpp_source": resolution.source,
-        "fingerprint": fingerprint(row.path),
+        "fingerprint": seen,
         "status": "ok",
         "seconds": time.perf_counter() - started,
     }
@@ -91,12 +98,12 @@ def _unknown(row: SheetRow) -> Row:
     """A row of the `slides` table of which only the sheet's part is known."""
     return {item.name: None for item in SLIDES.fields} | {
         "slide_id": row.slide_id,
-        "path": str(row.path),
-        "tissue": str(row.tissue) if row.tissue else None,
+        "path": row.path,
+        "tissue": row.tissue,
         "width": 0,
         "height": 0,
         "levels": 0,
-        "size_bytes": _length(row.path),
+        "size_bytes": _length(Path(row.path)),
     }
 
 
@@ -144,5 +151,5 @@ def gather(
     path = open_folder(stage, results) / "cohort.parquet"
     stamp = Stamp(digest=stage.digest, item_digest=stage.digest, parameters=dict(stage.parameters))
     write_rows(path, table, COHORT, stamp)
-    check_failures(table, max_failed, path)
+    check_failures(table, max_failed)
     return path

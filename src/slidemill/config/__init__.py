@@ -34,6 +34,7 @@ from slidemill.config.pretrain import (
     PretrainConfig,
     PretrainRun,
 )
+from slidemill.config.site import SiteConfig
 from slidemill.config.slides import CohortConfig, Reader, TilesConfig, TissueConfig, UnetConfig
 from slidemill.errors import ConfigError, Problem
 
@@ -57,6 +58,7 @@ __all__ = [
     "PretrainRun",
     "Reader",
     "Section",
+    "SiteConfig",
     "SurvivalConfig",
     "TaskConfig",
     "TilesConfig",
@@ -93,6 +95,7 @@ class Config(Section):
     features: FeaturesConfig = Field(FeaturesConfig())
     pretrain: PretrainConfig = Field(PretrainConfig())
     evaluate: EvaluateConfig = Field(EvaluateConfig())
+    site: SiteConfig = Field(SiteConfig())
     recompute: tuple[Recompute | Literal["failed"], ...] = Field(
         (),
         description="For the command line only (--config recompute=features): stages, separated by "

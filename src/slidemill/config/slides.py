@@ -35,6 +35,12 @@ class CohortConfig(Section):
         gt=0.0,
         description="A slide on which one stage works longer than this fails; changes no result.",
     )
+    stage_slides: bool = Field(
+        False,
+        description="Whether tissue, tiles and features copy a slide to the job's scratch folder "
+        "(TMPDIR) before they read it, and remove the copy afterwards: for slow shared file "
+        "systems. Changes no result.",
+    )
 
 
 class UnetConfig(Section):

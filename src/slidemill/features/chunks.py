@@ -1,22 +1,25 @@
 """What readers are asked and what they answer, and reading itself.
 
 Reads pixels, knows no artifacts. Tiles of a chunk are neighbours, so what they share is decoded
-once; a tile that does not decode is marked and costs no other.
+once; a tile that does not decode is marked and costs no other. A slide is compared with what the
+cohort stage saw when a reader opens it, and once more when all of it was read.
 """
 
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from slidemill.errors import SlideCode, SlideError
+from slidemill.slides.identity import check_same
 from slidemill.slides.reader import RGB, Slide
 from slidemill.slides.regions import Region, read_region
+from slidemill.slides.staging import named
 from slidemill.tiles.grid import Coords, TileGeometry
 
 OPEN_SLIDES = 2
@@ -31,11 +34,35 @@ class Source:
         path: The slide.
         reader: Its reader, as the cohort says it.
         geometry: Size of its tiles.
+        fingerprint: What the cohort stage saw; None where there is nothing to compare with.
+        copy: A copy of the slide, compared already, that is read instead.
     """
 
     path: Path
     reader: str
     geometry: TileGeometry
+    fingerprint: str | None = None
+    copy: Path | None = None
+
+    @property
+    def file(self) -> Path:
+        """The file that is read."""
+        return self.copy or self.path
+
+    @property
+    def is_compared(self) -> bool:
+        """Whether readers compare it with what the cohort stage saw."""
+        return self.fingerprint is not None and self.copy is None
+
+    def in_place(self) -> "Source":
+        """The same without a copy."""
+        return replace(self, copy=None)
+
+    def check(self) -> None:
+        """See `slidemill.slides.identity.check_same`; a copy has been compared already."""
+        if self.is_compared:
+            assert self.fingerprint is not None
+            check_same(self.path, self.fingerprint)
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,11 +87,26 @@ class Chunk:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What became of a chunk.
+class Check:
+    """Asks whether a slide, all of which was read, is still what the cohort stage saw.
 
     Attributes:
-        number: Number of the chunk.
+        number: A number that no chunk has: below 0.
+        slide: Number of the slide in the job.
+        source: The slide.
+    """
+
+    number: int
+    slide: int
+    source: Source
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What became of a chunk, or of a check.
+
+    Attributes:
+        number: Its number.
         unreadable: (n,) bool, which tiles do not decode; their pixels are black.
         error: What is wrong with the whole slide; then nothing was read.
     """
@@ -107,6 +149,7 @@ class OpenSlides:
 
     def __init__(self) -> None:
         self._slides: OrderedDict[Path, Slide] = OrderedDict()
+        self._unwanted: set[Path] = set()
         self._users: dict[Path, int] = {}
         self._lock = threading.Lock()
 
@@ -115,33 +158,68 @@ class OpenSlides:
         """An open slide, which is not closed meanwhile.
 
         Raises:
-            SlideError: If it cannot be opened.
+            SlideError: If it cannot be opened, or is not what the cohort stage saw.
         """
+        file = source.file
         with self._lock:
-            slide = self._slides.get(source.path)
+            slide = self._slides.get(file)
             if slide is None:
-                slide = self._slides[source.path] = Slide(source.path, source.reader)
-                self._users[source.path] = 0
-            self._slides.move_to_end(source.path)
-            self._users[source.path] += 1
+                source.check()
+                slide = self._slides[file] = Slide(file, source.reader)
+                self._users[file] = 0
+            self._unwanted.discard(file)
+            self._slides.move_to_end(file)
+            self._users[file] += 1
             self._close_idle()
         try:
             yield slide
         finally:
             with self._lock:
-                self._users[source.path] -= 1
+                self._users[file] -= 1
+                self._close_idle()
+
+    def forget(self, file: Path) -> None:
+        """Close a slide, as soon as nobody uses it."""
+        with self._lock:
+            if file in self._slides:
+                self._unwanted.add(file)
+                self._close_idle()
 
     def _close_idle(self) -> None:
-        idle = [path for path in self._slides if not self._users[path]]
-        for path in idle[: max(0, len(self._slides) - OPEN_SLIDES)]:
-            self._slides.pop(path).close()
-            del self._users[path]
+        idle = [file for file in self._slides if not self._users[file]]
+        surplus = idle[: max(0, len(self._slides) - OPEN_SLIDES)]
+        for file in {*surplus, *self._unwanted.intersection(idle)}:
+            self._slides.pop(file).close()
+            self._unwanted.discard(file)
+            del self._users[file]
 
 
 def answer(chunk: Chunk, slides: OpenSlides, out: RGB) -> Answer:
     """Read a chunk; a fault of its slide is part of the answer."""
     try:
         with slides.use(chunk.source) as slide:
-            return Answer(chunk.number, read_chunk(slide, chunk, out))
+            unreadable = read_chunk(slide, chunk, out)
+        if unreadable.any():
+            # What does not decode may be of another file.
+            chunk.source.check()
+        return Answer(chunk.number, unreadable)
     except SlideError as error:
-        return Answer(chunk.number, np.ones(len(chunk.rows), np.bool_), error)
+        return Answer(chunk.number, np.ones(len(chunk.rows), np.bool_), _blame(chunk.source, error))
+
+
+def check(asked: Check) -> Answer:
+    """Compare a slide with what the cohort stage saw; a difference is part of the answer."""
+    try:
+        asked.source.check()
+    except SlideError as error:
+        return Answer(asked.number, np.zeros(0, np.bool_), error)
+    return Answer(asked.number, np.zeros(0, np.bool_))
+
+
+def _blame(source: Source, error: SlideError) -> SlideError:
+    """What to put a fault down to: that the file was replaced, if it was."""
+    try:
+        source.check()
+    except SlideError as changed:
+        return changed
+    return error if source.copy is None else named(error, source.copy, source.path)

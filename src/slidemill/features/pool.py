@@ -4,7 +4,8 @@ Libraries that read slides are C code fed with whatever lies on a disk, and the 
 holds a network, perhaps on a GPU: so slides are read in processes of their own. Threads within one
 share its open slides and the pieces that were decoded; pixels go straight into shared memory. A
 reader that dies or is late is replaced. Whose fault it was is found out: chunks that were under way
-in a dead reader are read again, one at a time, and what kills its reader alone is lost.
+in a dead reader are read again, one at a time, and what kills its reader alone is lost. For a slide
+whose reader was killed by the system there is a quiet pool: one reader, one chunk at a time.
 """
 
 import os
@@ -12,9 +13,9 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
@@ -28,9 +29,11 @@ from slidemill.artifacts.workers import (
     die_with_parent,
     end_opencvs_threads,
     portable,
+    shortage_of,
 )
-from slidemill.features.chunks import OPEN_SLIDES, Answer, Chunk, OpenSlides, answer
+from slidemill.features.chunks import OPEN_SLIDES, Answer, Check, Chunk, OpenSlides, answer, check
 from slidemill.features.ring import Ring
+from slidemill.memory import is_shortage
 
 QUEUED = 1
 """Chunks that wait in a reader beside those that its threads read."""
@@ -59,7 +62,7 @@ class _Reader:
 
     process: BaseProcess
     pipe: Connection
-    under_way: dict[int, tuple[Chunk, float]] = field(default_factory=dict)
+    under_way: dict[int, tuple[Chunk | Check, float]] = field(default_factory=dict)
     alone: bool = False
     open_slides: deque[Path] = field(default_factory=lambda: deque(maxlen=OPEN_SLIDES))
 
@@ -70,12 +73,12 @@ class ReaderPool:
     def __init__(self, ring: Ring, crew: Crew) -> None:
         """Fork the readers; best before there are threads or a GPU in this process."""
         self._ring, self._crew = ring, crew
-        self._pending: deque[Chunk] = deque()
-        self._suspects: deque[Chunk] = deque()
+        self._pending: deque[Chunk | Check] = deque()
+        self._suspects: deque[Chunk | Check] = deque()
         self._readers: list[_Reader] = []
+        self._in_hand = crew.threads + QUEUED
         end_opencvs_threads()
-        for _ in range(crew.processes):
-            self._readers.append(self._fork())
+        self._hire(crew.processes)
 
     def __enter__(self) -> "ReaderPool":
         return self
@@ -88,6 +91,38 @@ class ReaderPool:
         """Have a chunk read; its slot has been taken."""
         self._pending.append(chunk)
         self._deal()
+
+    def check(self, asked: Check) -> None:
+        """Have a slide compared with what the cohort stage saw, before anything else is read."""
+        self._pending.appendleft(asked)
+        self._deal()
+
+    def forget(self, file: Path) -> None:
+        """Have a slide closed that is no longer needed: an open file takes its place on a disk."""
+        for reader in self._readers:
+            if file in reader.open_slides:
+                reader.open_slides.remove(file)
+            with suppress(OSError):
+                reader.pipe.send(file)
+
+    @contextmanager
+    def quiet(self) -> Iterator[None]:
+        """Read one chunk at a time, in a single reader; nothing may be under way before or after.
+
+        The other readers end, and with them what they held in memory.
+        """
+        self._hire(1)
+        self._in_hand = 1
+        yield
+        self._in_hand = self._crew.threads + QUEUED
+        self._hire(self._crew.processes)
+
+    def _hire(self, count: int) -> None:
+        """End all readers, and fork new ones."""
+        while self._readers:
+            _stop(self._readers.pop())
+        for _ in range(count):
+            self._readers.append(self._fork())
 
     def answers(self) -> list[tuple[int, Answer | Lost]]:
         """Numbers and answers of chunks that are ready; waits for the first.
@@ -120,13 +155,13 @@ class ReaderPool:
         free = [reader for reader in self._readers if not reader.alone]
         while self._pending and free and not self._suspects:
             reader = min(free, key=lambda one: len(one.under_way))
-            if len(reader.under_way) >= self._crew.threads + QUEUED:
+            if len(reader.under_way) >= self._in_hand:
                 break
             chunk = self._next_for(reader)
             self._pending.remove(chunk)
             self._give(reader, chunk)
 
-    def _next_for(self, reader: _Reader) -> Chunk:
+    def _next_for(self, reader: _Reader) -> Chunk | Check:
         """The first chunk of a slide that this reader has open, or none has; else the first.
 
         A small slide is then opened once, and what its chunks share decoded once, while the other
@@ -134,14 +169,14 @@ class ReaderPool:
         """
         others = {path for one in self._readers if one is not reader for path in one.open_slides}
         for chunk in self._pending:
-            path = chunk.source.path
-            if path in reader.open_slides or path not in others:
+            file = chunk.source.file
+            if isinstance(chunk, Check) or file in reader.open_slides or file not in others:
                 return chunk
         return self._pending[0]
 
-    def _give(self, reader: _Reader, chunk: Chunk) -> None:
-        if chunk.source.path not in reader.open_slides:
-            reader.open_slides.append(chunk.source.path)
+    def _give(self, reader: _Reader, chunk: Chunk | Check) -> None:
+        if isinstance(chunk, Chunk) and chunk.source.file not in reader.open_slides:
+            reader.open_slides.append(chunk.source.file)
         reader.under_way[chunk.number] = (chunk, time.monotonic() + self._crew.seconds)
         # A reader that has died meanwhile shows when its answer is awaited.
         with suppress(OSError):
@@ -151,19 +186,18 @@ class ReaderPool:
         found: list[tuple[int, Answer | Lost]] = []
         try:
             while reader.pipe.poll():
-                said, error, trace = reader.pipe.recv()
+                number, said, error, trace = reader.pipe.recv()
                 if error is not None:
                     raise error from RemoteTraceback(trace)
-                del reader.under_way[said.number]
+                del reader.under_way[number]
                 reader.alone = False
-                found.append((said.number, said))
+                found.append((number, said))
         except (EOFError, ConnectionResetError):
             reader.process.join()
             chunks = [chunk for chunk, _ in reader.under_way.values()]
             self._replace(reader)
             if len(chunks) == 1:
-                reason = death_of(reader.process.exitcode)
-                return [*found, (chunks[0].number, Lost(reason, timed_out=False))]
+                return [*found, (chunks[0].number, death_of(reader.process.exitcode))]
             self._suspects.extend(chunks)
         return found
 
@@ -200,7 +234,7 @@ def _stop(reader: _Reader) -> None:
 
 
 def _serve(pipe: Connection, inherited: Sequence[Connection], ring: Ring, crew: Crew) -> None:
-    """Life of a reader: take chunks, answer, until the parent is gone."""
+    """Life of a reader: take chunks and checks, answer, until the parent is gone."""
     die_with_parent()
     for connection in inherited:
         connection.close()
@@ -208,20 +242,30 @@ def _serve(pipe: Connection, inherited: Sequence[Connection], ring: Ring, crew: 
         os.nice(crew.nice)
     slides, lock = OpenSlides(), threading.Lock()
 
-    def work(chunk: Chunk) -> None:
-        said: tuple[Answer | None, Exception | None, str]
+    def work(asked: Chunk | Check) -> None:
+        said: tuple[int, Answer | Lost | None, Exception | None, str]
         try:
-            said = (answer(chunk, slides, ring.view(chunk.slot, len(chunk.rows))), None, "")
+            if isinstance(asked, Check):
+                found = check(asked)
+            else:
+                found = answer(asked, slides, ring.view(asked.slot, len(asked.rows)))
+            said = (asked.number, found, None, "")
         except Exception as error:  # noqa: BLE001 - raised again in the parent
-            said = (None, portable(error), traceback.format_exc())
+            if is_shortage(error):
+                said = (asked.number, shortage_of(error), None, "")
+            else:
+                said = (asked.number, None, portable(error), traceback.format_exc())
         with lock, suppress(BrokenPipeError):
             pipe.send(said)
 
     with ThreadPoolExecutor(max_workers=crew.threads) as threads:
         while True:
             try:
-                chunk: Chunk = pipe.recv()
+                asked: Chunk | Check | Path = pipe.recv()
             except (EOFError, OSError):
                 # The parent is gone, and nobody waits for what is still being read.
                 os._exit(0)
-            threads.submit(work, chunk)
+            if isinstance(asked, Path):
+                slides.forget(asked)
+            else:
+                threads.submit(work, asked)

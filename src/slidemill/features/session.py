@@ -119,8 +119,8 @@ class Session:
         from slidemill.features.device_runner import DeviceRunner
 
         device = choose_device(settings.device)
+        torch.set_num_threads(settings.cpus)
         if device == "cpu":
-            torch.set_num_threads(settings.cpus)
             if settings.precision == "fp16":
                 log.warning(
                     "fp16 is slow on a CPU; features.precision: bf16 or fp32 is faster, and "

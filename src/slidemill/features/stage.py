@@ -5,7 +5,11 @@ the tiles, readable as it is by TRIDENT's and Patho-Bench's readers. A slide who
 with the right digest is not encoded again.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +22,11 @@ from slidemill.artifacts.parquet import Row, read_columns, read_footer
 from slidemill.artifacts.workers import Lost
 from slidemill.errors import ArtifactError
 from slidemill.features.chunks import Source
+from slidemill.features.copies import Copies
 from slidemill.features.encoders import Encoder
 from slidemill.features.progress import TileProgress
 from slidemill.features.session import Session, Settings
+from slidemill.slides.staging import scratch_folder
 from slidemill.tiles.grid import Coords, TileGeometry
 from slidemill.tiles.trident import level0_magnification, nominal_magnification
 
@@ -46,6 +52,7 @@ class FeaturesRun:
         self._tasks: list[SlideTask] = []
         self._tiles: dict[int, tuple[Coords, TileGeometry]] = {}
         self._rows: dict[str, Row] = {}
+        self._copies: Copies | None = None
         self._progress: TileProgress | None = None
         self._total = 0
 
@@ -79,20 +86,39 @@ class FeaturesRun:
         wanted = {task.slide_id for task in self._tasks}
         tiles = sum(int(row["count"]) for row in upstream if row["slide_id"] in wanted)
         with (
+            scratch_folder(self._loop.pace.stage_slides) as scratch,
             TileProgress(self._encoder.label, tiles) as self._progress,
             FeatureWriter(self._target, self._settings.dtype, self._ended) as writer,
+            ExitStack() as ends,
         ):
-            session.engine(_Counted(writer, self._progress)).run(self._works())
+            engine = session.engine(_Counted(writer, self._progress))
+            if scratch is not None:
+                facts = [task.facts for task in self._tasks]
+                self._copies = Copies(scratch, facts, self._settings.seconds)
+                ends.callback(self._copies.stop)
+            engine.run(self._works())
 
-    def _works(self) -> "Iterator[Work]":
+    def _works(self) -> "Iterator[Work | None]":
+        """The slides; None while the next is still being copied."""
         from slidemill.features.engine import Work
 
         for number, task in enumerate(self._tasks):
             assert task.upstream_path is not None
             coords, geometry = read_kept(task.upstream_path)
             self._tiles[number] = coords, geometry
-            source = Source(Path(task.facts["path"]), task.facts["reader"], geometry)
-            yield Work(number, source, coords)
+            facts = task.facts
+            path, seen = Path(facts["path"]), str(facts["fingerprint"])
+            source = Source(path, facts["reader"], geometry, seen)
+            copies, copy = self._copies, None
+            if copies is not None:
+                while not copies.is_ready():
+                    yield None
+                copy = copies.take()
+            if copies is None or copy is None:
+                yield Work(number, source, coords)
+            else:
+                release = partial(copies.remove, copy)
+                yield Work(number, replace(source, copy=copy), coords, release)
 
     def _target(self, number: int) -> "Target":
         from slidemill.features.writer import Target
@@ -153,10 +179,16 @@ class _Counted:
     def __init__(self, writer: "FeatureWriter", progress: TileProgress) -> None:
         self._writer, self._progress = writer, progress
         self.begin, self.end = writer.begin, writer.end
+        self._counts: Counter[int] = Counter()
 
     def write(self, encoded: "Encoded") -> None:
         self._writer.write(encoded)
         self._progress.add(len(encoded.rows))
+        self._counts[encoded.slide] += len(encoded.rows)
+
+    def put_aside(self, slide: int) -> None:
+        self._writer.put_aside(slide)
+        self._progress.add(-self._counts.pop(slide, 0))
 
 
 def read_kept(path: Path) -> tuple[Coords, TileGeometry]:

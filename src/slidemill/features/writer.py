@@ -7,6 +7,7 @@ full disk or another fault of the machine is raised again in the thread that fee
 
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Queue
@@ -85,8 +86,10 @@ class FeatureWriter:
     ) -> None:
         self._queue.put(None)
         self._thread.join()
-        for stream in self._open.values():
-            stream.abort()
+        with ExitStack() as ends:
+            # On a full disk an abort may raise; the others are done all the same.
+            for stream in self._open.values():
+                ends.callback(stream.abort)
         if self._fault is not None and error is None:
             raise self._fault
 
@@ -97,6 +100,10 @@ class FeatureWriter:
     def write(self, encoded: Encoded) -> None:
         """See `engine.Sink.write`."""
         self._put(lambda: self._write(encoded))
+
+    def put_aside(self, slide: int) -> None:
+        """See `engine.Sink.put_aside`."""
+        self._put(lambda: self._drop(slide))
 
     def end(self, outcome: Done | Failed) -> None:
         """See `engine.Sink.end`."""
@@ -133,13 +140,16 @@ class FeatureWriter:
                 stream.create("tokens", (count, *encoded.tokens.shape[1:]), self._dtype)
             stream.write("tokens", rows, encoded.tokens[order])
 
+    def _drop(self, slide: int) -> None:
+        stream = self._open.pop(slide, None)
+        if stream is not None:
+            stream.abort()
+
     def _end(self, outcome: Done | Failed) -> None:
-        stream = self._open.pop(outcome.slide, None)
         if isinstance(outcome, Failed):
-            if stream is not None:
-                stream.abort()
+            self._drop(outcome.slide)
         else:
-            assert stream is not None
+            stream = self._open[outcome.slide]
             target = self._target(outcome.slide)
             stream.keep(outcome.sound)
             coords = target.coords[outcome.sound]
@@ -150,4 +160,5 @@ class FeatureWriter:
                 {**target.attributes, "tiles_left_out": left_out},
                 {"coords": target.coords_attributes},
             )
+            del self._open[outcome.slide]
         self._on_end(outcome)

@@ -13,7 +13,7 @@ import numpy as np
 
 from slidemill.errors import SlideCode, SlideError
 from slidemill.slides.readers.base import RGB, ReadError, Size, downsamples, on_white
-from slidemill.slides.readers.choice import open_backend
+from slidemill.slides.readers.choice import open_backend, system_fault
 
 __all__ = ["RGB", "Slide", "on_white"]
 
@@ -106,10 +106,14 @@ class Slide:
                 of a larger array.
 
         Raises:
-            SlideError: If the pixels cannot be decoded (read-error); `out` is undefined then.
+            SlideError: If the pixels cannot be decoded (read-error), or the system does not read
+                the file; `out` is undefined then.
         """
         try:
             self._backend.read_into(level, x, y, out)
+        except OSError as error:
+            # No other pixel is sure any more: this is the slide's fault and not this rectangle's.
+            raise system_fault(self.path, error) from None
         except ReadError as fault:
             raise SlideError(
                 SlideCode.READ_ERROR,

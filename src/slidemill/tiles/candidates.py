@@ -22,6 +22,7 @@ from slidemill.artifacts.parquet import read_columns, read_footer, write_parquet
 from slidemill.errors import ArtifactError, SlideCode, SlideError
 from slidemill.slides.reader import Slide
 from slidemill.slides.regions import MAX_UPSAMPLING
+from slidemill.slides.staging import sound_slide
 from slidemill.tiles.coverage import mask_fraction
 from slidemill.tiles.grid import Coords, TileGeometry, exact_grid, padded_fraction, tile_geometry
 from slidemill.tiles.keep import Columns
@@ -79,7 +80,8 @@ def compute(task: SlideTask, settings: GridSettings, coordinates: Path | None) -
         Number of candidates.
 
     Raises:
-        SlideError: If the slide is too coarse, no tile touches tissue, or none decodes.
+        SlideError: If the slide is too coarse or not the file that the cohort stage saw, no tile
+            touches tissue, or none decodes.
     """
     assert task.upstream_path is not None
     facts = task.facts
@@ -108,7 +110,7 @@ def compute(task: SlideTask, settings: GridSettings, coordinates: Path | None) -
     }
     columns = {name: values[chosen] for name, values in columns.items()}
     if settings.qc == "pixels":
-        with Slide(Path(facts["path"]), facts["reader"]) as slide:
+        with sound_slide(facts, task.scratch) as path, Slide(path, facts["reader"]) as slide:
             coords = np.stack([columns["x"], columns["y"]], axis=1)
             measured = read_qualities(slide, coords, grid.geometry, task.threads)
         # Damage that was seen from afar may spare the tile itself.

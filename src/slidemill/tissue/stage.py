@@ -26,6 +26,7 @@ from slidemill.errors import ArtifactError, SlideCode, SlideError
 from slidemill.slides.overview import Overview, read_overview
 from slidemill.slides.reader import RGB, Slide
 from slidemill.slides.regions import Region, read_region
+from slidemill.slides.staging import sound_slide
 from slidemill.tissue.classes import TissueClass
 from slidemill.tissue.find import TissueMap, clean_up, find_tissue
 from slidemill.tissue.overlay import EDGE_PX, draw_overlay
@@ -63,14 +64,15 @@ def compute(
         Number of pieces of tissue.
 
     Raises:
-        SlideError: If the slide is damaged, or has no tissue (no-tissue).
+        SlideError: If the slide is damaged, is not the file that the cohort stage saw (changed), or
+            has no tissue (no-tissue).
     """
     facts = task.facts
     mpp_x, mpp_y = float(facts["mpp_x"]), float(facts["mpp_y"])
     # A slide that is coarser than the mask is to be has its own resolution.
     mpp = max(config.mpp, mpp_x, mpp_y)
     downsample = mpp / mpp_x, mpp / mpp_y
-    with Slide(Path(facts["path"]), facts["reader"]) as slide:
+    with sound_slide(facts, task.scratch) as path, Slide(path, facts["reader"]) as slide:
         bounds = slide.dimensions
         overview = read_overview(slide, *downsample, task.threads)
         if config.method == "import":

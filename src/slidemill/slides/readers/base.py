@@ -13,6 +13,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from slidemill.memory import is_shortage
+
 RGB = npt.NDArray[np.uint8]
 """Pixels, (height, width, 3), uint8."""
 Size = tuple[int, int]
@@ -47,13 +49,16 @@ def faults_of(library: str, kind: type[ReaderError]) -> Iterator[None]:
     """Turn whatever a library raises on a file into a fault of the file.
 
     Parsers and codecs raise errors of every type on damaged or hostile files, from `struct.error`
-    to `MemoryError`; this is the one place that takes them all.
+    to `RecursionError`; this is the one place that takes them all. Only too little memory is never
+    taken for a fault of the file.
     """
     try:
         yield
     except ReaderError:
         raise
-    except Exception as error:  # noqa: BLE001 - see above
+    except Exception as error:
+        if is_shortage(error):
+            raise
         raise kind(f"{library} says {type(error).__name__}: {error}") from None
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from slidemill.errors import SlideCode, SlideError
+from slidemill.memory import is_shortage
 from slidemill.slides.readers.base import (
     Backend,
     OpenError,
@@ -46,6 +47,13 @@ def open_backend(path: Path, reader: str = "auto") -> Backend:
     Raises:
         SlideError: With the code of what is wrong.
     """
+    try:
+        return _open_any(path, reader)
+    except OSError as error:
+        raise system_fault(path, error) from None
+
+
+def _open_any(path: Path, reader: str) -> Backend:
     head = _head(path)
     if reader != "auto":
         try:
@@ -111,11 +119,44 @@ def _candidates(path: Path, head: bytes) -> list[str]:
     return ["image"] if head.startswith((JPEG_MAGIC, PNG_MAGIC)) else []
 
 
+def system_fault(path: Path, error: OSError) -> SlideError:
+    """What is wrong with a file that the system does not open or read.
+
+    Raises:
+        OSError: If memory was short, which is no fault of the file.
+    """
+    if is_shortage(error):
+        raise error
+    if isinstance(error, FileNotFoundError):
+        return SlideError(
+            SlideCode.FILE_MISSING, f"{path}: there is no such file; mend the path in the sheet"
+        )
+    if isinstance(error, PermissionError):
+        return SlideError(
+            SlideCode.NO_PERMISSION,
+            f"{path}: it may not be read by this user; change its permissions or its folder's",
+        )
+    if error.errno == errno.ELOOP:
+        return SlideError(
+            SlideCode.SYMLINK_LOOP, f"{path}: its symbolic links lead in a circle; mend them"
+        )
+    if error.errno == errno.ESTALE:
+        return SlideError(
+            SlideCode.CHANGED,
+            f"{path}: the file server has deleted or replaced it while it was read (stale file "
+            "handle); run again",
+        )
+    return SlideError(
+        SlideCode.UNREADABLE, f"{path}: the system cannot read it ({error}); copy it again"
+    )
+
+
 def _head(path: Path) -> bytes:
     """The first bytes of a file.
 
     Raises:
-        SlideError: If there is no file, it may not be read, or it is empty.
+        SlideError: If it is a folder or empty.
+        OSError: If there is no file, or it cannot be read.
     """
     try:
         if path.is_dir():
@@ -127,23 +168,8 @@ def _head(path: Path) -> bytes:
             )
         with path.open("rb") as stream:
             head = stream.read(HEAD_BYTES)
-    except FileNotFoundError:
-        raise SlideError(
-            SlideCode.FILE_MISSING, f"{path}: there is no such file; mend the path in the sheet"
-        ) from None
-    except PermissionError:
-        raise SlideError(
-            SlideCode.NO_PERMISSION,
-            f"{path}: it may not be read by this user; change its permissions or its folder's",
-        ) from None
-    except (OSError, RuntimeError) as error:
-        if getattr(error, "errno", None) == errno.ELOOP or isinstance(error, RuntimeError):
-            raise SlideError(
-                SlideCode.SYMLINK_LOOP, f"{path}: its symbolic links lead in a circle; mend them"
-            ) from None
-        raise SlideError(
-            SlideCode.UNREADABLE, f"{path}: the system cannot read it ({error}); copy it again"
-        ) from None
+    except RuntimeError as error:  # pathlib's, of links that lead in a circle
+        raise OSError(errno.ELOOP, str(error)) from None
     if not head:
         raise SlideError(SlideCode.EMPTY, f"{path}: the file is empty; copy it again")
     return head
