@@ -17,8 +17,9 @@ folder, and runs the real Snakefile on it:
 
 The finished cohort is made by the stages themselves, all of whose slides fail as empty files, and
 `snakemake --touch`, which records what the outputs were made from. What comes after features is
-empty files: planning does not open it. Bytecode is kept in the temporary folder, and a first run
-that is not counted compiles it, so that the figures are those of an installed Python.
+empty files: planning does not open it. Thousands of manifests are flushed to the disk: with 100,000
+slides, `TMPDIR=/dev/shm` saves many minutes. Bytecode is kept in the temporary folder, and a first
+run that is not counted compiles it, so that the figures are those of an installed Python.
 """
 
 import argparse

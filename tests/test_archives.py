@@ -15,6 +15,16 @@ from slidemill.artifacts.hdf5 import open_hdf5, write_hdf5
 from slidemill.artifacts.parquet import read_footer, read_parquet, write_parquet
 from slidemill.artifacts.provenance import Stamp
 from slidemill.artifacts.spec import all_specs, newest
+from slidemill.errors import WeightsError
+from slidemill.pretrain.checkpoint import (
+    CHECKPOINT_VERSION,
+    TrainedOn,
+    load_checkpoint,
+    read_trained_on,
+    save_checkpoint,
+)
+from slidemill.pretrain.longnet import LongNet
+from slidemill.pretrain.vit import SlideTransformer
 
 ARCHIVES = Path(__file__).with_name("archives")
 STAMP = Stamp("d" * 64, "i" * 64, "slide", {"upstream": "u" * 64}, {"key": 1})
@@ -60,3 +70,31 @@ def test_files_of_every_version_are_readable(name):
 def test_no_archive_is_of_a_format_that_is_gone():
     kept = {path.stem for path in ARCHIVES.iterdir() if path.suffix in (".h5", ".parquet")}
     assert kept == set(SPECS)
+
+
+CHECKPOINTS = {"2": (SlideTransformer, LongNet)}
+"""Slide encoders by version of the checkpoint; the first version is refused, with words."""
+
+
+@pytest.mark.parametrize(
+    ("version", "kind"), [(v, kind) for v, kinds in CHECKPOINTS.items() for kind in kinds]
+)
+def test_checkpoints_of_every_version_are_readable(version, kind):
+    path = ARCHIVES / f"checkpoint-{kind.kind}-v{version}.safetensors"
+    if os.environ.get("SLIDEMILL_UPDATE_ARCHIVES") and not path.exists():
+        assert version == CHECKPOINT_VERSION
+        facts = STAMP.as_attributes("checkpoint", 2)
+        save_checkpoint(path, kind(3, 8, 1, 1), facts, TrainedOn.of(["P"], ["S"]))
+    encoder = load_checkpoint(path)
+    assert isinstance(encoder, kind)
+    assert read_trained_on(path).patients == ("P",)
+
+
+def test_a_checkpoint_of_an_unknown_version_says_what_to_install(tmp_path, monkeypatch):
+    path = tmp_path / "checkpoint.safetensors"
+    monkeypatch.setattr("slidemill.pretrain.checkpoint.CHECKPOINT_VERSION", "99")
+    facts = {"producer": "slidemill 7.0"}
+    save_checkpoint(path, SlideTransformer(3, 8, 1, 1), facts, TrainedOn.of(["P"], ["S"]))
+    monkeypatch.undo()
+    with pytest.raises(WeightsError, match=r"version '99'.*Install slidemill 7\.0, or a newer one"):
+        load_checkpoint(path)

@@ -66,7 +66,7 @@ def test_records_of_killed_runs_are_marked_and_others_are_not(tmp_path):
     runs = tmp_path / "runs"
     runs.mkdir()
     facts = {
-        "killed": {"started": "a"},
+        "killed": {"started": "a", "status": None},
         "done": {"started": "b", "status": "success"},
         "own": {"started": "c"},
     }

@@ -173,7 +173,7 @@ def _unfinished(results: Path, own: Path) -> Iterator[tuple[Path, dict[str, Any]
             record = json.loads(path.read_text(encoding="utf-8"))
         except ValueError:
             continue
-        if path != own and "status" not in record:
+        if path != own and record.get("status") is None:
             yield path, record
 
 

@@ -11,6 +11,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -124,8 +125,14 @@ def recompute_flags(
             _asked.add(name)
             _renew(plan, name, dry)
     flags = [plan.recompute_flag(stage), plan.retry_flag(stage, run, bucket)]
-    paths = [_renewed.get(flag, flag) for flag in flags]
-    return [path for path in paths if path.exists()]
+    there = _raised(plan.results / "recompute")
+    return [_renewed.get(flag, flag) for flag in flags if flag in _renewed or flag in there]
+
+
+@cache
+def _raised(folder: Path) -> frozenset[Path]:
+    """The flags that were there when the workflow was planned; looked for once, and not by job."""
+    return frozenset(path for path in folder.rglob("*") if path.is_file())
 
 
 def _renew(plan: Plan, name: str, dry: bool) -> None:

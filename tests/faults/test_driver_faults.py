@@ -1,5 +1,7 @@
 """What happens to the driver and to the disk under it."""
 
+import json
+
 import pytest
 
 from cluster.scenario import copy_cohort, remount, small_disk, until
@@ -72,6 +74,8 @@ def test_a_slide_that_is_replaced_while_it_runs(slurm, project, slides, tmp_path
     until(lambda: list(project.results.glob("tissue/*/buckets/*.parquet")), "a bucket of tissue")
     old.write_bytes(new.read_bytes())
     driver.wait()
+    failed = json.loads(project.slidemill("failed", "--json").stdout)["failed"]
+    assert {row["slide_id"]: row["error_code"] for row in failed}[old.stem] == "changed"
     project.run()
     fresh = type(project)(tmp_path / "fresh")
     fresh.configure(cohort)
@@ -88,8 +92,8 @@ def test_a_slide_that_is_deleted_while_it_runs(slurm, project, slides, tmp_path,
     until(lambda: list(project.results.glob("tissue/*/buckets/*.parquet")), "a bucket of tissue")
     victim.unlink()
     driver.wait()
-    status = project.slidemill("status")
-    assert victim.stem in status.stdout
+    failed = json.loads(project.slidemill("failed", "--json").stdout)["failed"]
+    assert {row["slide_id"]: row["error_code"] for row in failed}[victim.stem] == "file-missing"
     victim.write_bytes(content)
     project.run()
     fresh = type(project)(tmp_path / "fresh")

@@ -185,7 +185,8 @@ def _check_version(facts: Mapping[str, Any], path: Path) -> None:
         why = "an older slidemill wrote it, whose slide encoder was another network"
         todo = "Train it again (`--config recompute=pretrain`)"
     else:
-        why, todo = f"only {CHECKPOINT_VERSION!r} is known", "Train it again, or update slidemill"
+        writer = facts.get("producer", "the slidemill that wrote it")
+        why, todo = f"only {CHECKPOINT_VERSION!r} is known", f"Install {writer}, or a newer one"
     raise WeightsError(
         f"{path}: a slide encoder's checkpoint of version {found!r}, but {why}. {todo}."
     )
