@@ -40,21 +40,25 @@ except SystemExit as ended:
 """
 COMMANDS = (
     [], ["cohort"], ["tissue"], ["tiles"], ["features"], ["splits"], ["pretrain"], ["evaluate"],
-    ["report"], ["status"], ["verify"], ["summary"], ["encoders"], ["export"], ["import"],
+    ["report"], ["demo"], ["status"], ["failed"], ["verify"], ["summary"], ["catalog"], ["gc"],
+    ["diff"], ["encoders"], ["export"], ["import"],
 )  # fmt: skip
 
 
-def heavy(code, *arguments, folder=ROOT):
-    """The heavy packages that a program has imported when it ends."""
+def run(code, *arguments, folder=ROOT):
+    """What a program prints, and the heavy packages that it has imported when it ends."""
     command = [sys.executable, "-c", code + REPORT, *arguments]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()[-1].removeprefix("heavy:").split()
+    *printed, last = done.stdout.splitlines()
+    return "\n".join(printed), last.removeprefix("heavy:").split()
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-def test_help_imports_nothing_heavy(command):
-    assert heavy(HELP, *command, "--help") == []
+def test_every_command_has_help_that_imports_nothing_heavy(command):
+    printed, heavy = run(HELP, *command, "--help")
+    assert "Usage" in printed
+    assert heavy == []
 
 
 def test_parsing_the_workflow_imports_nothing_heavy(tmp_path):
@@ -66,8 +70,8 @@ def test_parsing_the_workflow_imports_nothing_heavy(tmp_path):
     config = yaml.safe_load((ROOT / "config.yaml").read_text())
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
     common = ROOT / "workflow" / "rules" / "common.smk"
-    assert heavy(PLAN.format(common=common, root=ROOT), folder=tmp_path) == []
+    assert run(PLAN.format(common=common, root=ROOT), folder=tmp_path)[1] == []
 
 
 def test_what_is_imported_is_seen():
-    assert heavy("import h5py") == ["h5py"]
+    assert run("import h5py")[1] == ["h5py"]
