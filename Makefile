@@ -27,9 +27,9 @@ demo: setup
 test: check
 	$(BIN)/python -m pytest -n $(CORES) --dist loadgroup
 
-# Every fault by itself, on a Slurm that the tests start: an hour, as root on Debian.
+# Every fault by itself, on a Slurm that the tests start: half an hour, as root on Debian.
 faults: setup
-	$(BIN)/python -m pytest -m faults tests/faults
+	$(BIN)/python -m pytest -m faults tests/cluster tests/faults
 	$(BIN)/python tests/faults/kills.py --kills 50
 
 # Everything but the tests: style, types, generated files, the workflow itself, and a dry run on

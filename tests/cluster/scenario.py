@@ -40,11 +40,13 @@ class Scenario:
         folder: The project.
         environment: Further variables.
         kept: Files of slides that must not be written again, and when each was written.
+        drivers: Runs that were started.
     """
 
     folder: Path
     environment: dict[str, str] = field(default_factory=dict)
     kept: dict[str, int] = field(default_factory=dict)
+    drivers: "list[Driver]" = field(default_factory=list)
 
     @property
     def results(self) -> Path:
@@ -83,7 +85,14 @@ class Scenario:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        return Driver(process, log)
+        self.drivers.append(Driver(process, log))
+        return self.drivers[-1]
+
+    def end(self) -> None:
+        """End runs that a test has left."""
+        for driver in self.drivers:
+            if driver.process.poll() is None:
+                driver.kill()
 
     def run(self, *arguments: str, slurm: bool = True, ok: bool = True) -> str:
         """Run to the end and return what was printed."""
@@ -137,7 +146,11 @@ class Scenario:
                     self.kept.setdefault(str(path), path.stat().st_mtime_ns)
 
     def assert_whole(self, undisturbed: Mapping[str, str]) -> None:
-        """Every artifact verifies, equals that of an undisturbed run, and was computed once."""
+        """Every artifact verifies, equals that of an undisturbed run, and was computed once.
+
+        And nothing is left to do.
+        """
+        assert "Nothing to be done" in self.run("--dry-run")
         verified = self.slidemill("verify")
         assert verified.returncode == 0, verified.stdout + verified.stderr
         assert self.content() == undisturbed

@@ -33,4 +33,5 @@ def project(tmp_path, slides, slurm) -> Scenario:
     scenario = Scenario(tmp_path / "project")
     scenario.configure(slides)
     yield scenario
+    scenario.end()
     slurm.mend()

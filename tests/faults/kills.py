@@ -69,7 +69,7 @@ def disturb(scenario: Scenario, driver: Driver, wanted: int, draw: random.Random
     """Kill processes of a run at random moments, as long as it lasts or until there are enough."""
     killed: Counter[str] = Counter()
     while driver.process.poll() is None and killed.total() < wanted:
-        time.sleep(draw.uniform(0.2, 3.0))
+        time.sleep(draw.uniform(0.1, 1.5))
         there = victims(scenario.folder)
         if not there:
             continue

@@ -18,7 +18,9 @@ def test_a_bad_day_on_the_cluster_loses_nothing(slurm, project, undisturbed):
     for process in until(lambda: commands(job), "slidemill in the job"):
         os.kill(process, signal.SIGKILL)
     slurm.command("scancel", running(slurm, "tissue_bucket"))
-    running(slurm, "tiles_bucket")
+    # A step that is just being started would wait for two minutes.
+    job = running(slurm, "tiles_bucket")
+    until(lambda: commands(job), "slidemill in the job")
     slurm.stop_controller()
     time.sleep(5)
     slurm.start_controller()

@@ -46,7 +46,8 @@ def test_a_node_that_goes_down_gives_its_jobs_back(slurm, project, undisturbed):
 
 def test_a_controller_that_starts_again_loses_nothing(slurm, project, undisturbed):
     driver = project.start()
-    running(slurm, "cohort_bucket")
+    job = running(slurm, "tissue_bucket")
+    until(lambda: commands(job), "slidemill in the job")
     slurm.stop_controller()
     # Longer than the driver waits between two looks.
     time.sleep(5)
