@@ -19,9 +19,9 @@ from slidemill.artifacts.manifest import (
     merge,
     write_manifest,
 )
-from slidemill.artifacts.parquet import Row, read_rows
+from slidemill.artifacts.parquet import Row, read_columns, read_rows
 from slidemill.config import STAGES
-from slidemill.errors import ConfigError, Problem, UserError
+from slidemill.errors import ArtifactError, ConfigError, Problem, UserError
 from slidemill.plan import EncoderPlan, Plan
 from slidemill.runs.marks import working
 
@@ -184,10 +184,29 @@ def gather_tiles(plan: Plan, stage: StageId) -> Path:
     return gather(plan, stage)
 
 
+def check_cohort(plan: Plan) -> None:
+    """Refuse a cohort's table of another sheet, for what depends on who is in the cohort.
+
+    Snakemake notices rows that came or went by its records; where these are gone it does not.
+
+    Raises:
+        ArtifactError: With what to do.
+    """
+    path = plan.manifest_path(plan.cohort)
+    found = read_columns(path, "cohort")["slide_id"].tolist()
+    if sorted(found) != sorted(plan.slide_ids):
+        raise ArtifactError(
+            f"{path}: it has {len(found)} slides and is not of the sheet as it is now, of "
+            f"{len(plan.slide_ids)}. Run snakemake with --forcerun cohort_bucket: it looks at "
+            "every slide file, and computes nothing that is there."
+        )
+
+
 def splits(plan: Plan, task: str) -> Path:
     """Make the folds of a task."""
     from slidemill.splits.stage import run
 
+    check_cohort(plan)
     config = plan.config.evaluate
     chosen = next(one for one in config.tasks if one.name == task)
     named = chosen.splits or config.splits
@@ -267,6 +286,7 @@ def report(plan: Plan) -> Path:
     """Write the report."""
     from slidemill.report.stage import run
 
+    check_cohort(plan)
     with working(plan, plan.report):
         return run(plan, open_folder(plan.report, plan.results))
 

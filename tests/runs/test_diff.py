@@ -3,6 +3,7 @@ import json
 import pytest
 
 from runs.written import SLIDES, make, write
+from slidemill.artifacts.manifest import manifest_row, write_manifest
 from slidemill.runs import record
 from slidemill.runs.diff import compare, load_run
 from slidemill.runs.diff_tables import diff_json, print_diff
@@ -180,3 +181,23 @@ def test_people_and_programs_are_told_the_same(tmp_path, first, capsys, change):
         tissue = next(one for one in facts["slides"] if one["stage"] == "tissue")
         assert tissue["newly_failed"] == {"s1": "tissue: no-tissue"}
         assert tissue["changed"] == ["s2"]
+
+
+def test_embeddings_of_an_encoder_trained_again_are_not_slides_of_other_content(tmp_path, capsys):
+    plan = make(tmp_path, pretrain={"runs": [{"name": "dino", "patients": "all"}]})
+    (unit,) = plan.pretrain
+    made = []
+    for content in ("", "s1"):
+        write(plan, content=content)
+        digest = unit.stage.item_digest(content)
+        rows = [manifest_row(name, status="ok", item_digest=digest) for name in SLIDES]
+        write_manifest(plan.manifest_path(unit.stage), rows, unit.stage)
+        path = record.begin(plan, content)
+        made.append(path.rename(path.with_name(f"{path.stem}-{content}.json")))
+        record.end(plan, made[-1], "success")
+    found = difference(*made)
+    assert stages(found)["pretrain"].changed == SLIDES
+    print_diff(found)
+    printed = capsys.readouterr().out
+    assert "1 slide made from other content: s1\n" in printed
+    assert f"1 slide encoder trained again: {unit.stage.name}\n" in printed

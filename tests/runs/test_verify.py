@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from runs.small_run import GOOD
+from slidemill import jobs
 from slidemill.runs.printing import print_verdict
 from slidemill.runs.verify import verify
 
@@ -83,6 +84,16 @@ def test_no_flipped_byte_is_overlooked(run, where, stage):
     found = verify(run.plan).problems
     path.write_bytes(whole)
     assert [one.where for one in found] == [str(path)]
+
+
+def test_damage_on_which_the_library_never_ends(run, monkeypatch):
+    monkeypatch.setattr("slidemill.runs.verify.FILE_SECONDS", 5.0)
+    path = run.slide(run.features, SLIDE)
+    # The length of an attribute's text in the heap of texts.
+    flip(path, path.read_bytes().index(b"\x08\0\0\0\0\0\0\0rgb-mean"))
+    found = the_problem(run)
+    assert found.where == str(path)
+    assert found.what == "not readable (it was stopped after 5 s)"
 
 
 def test_a_file_that_is_missing(run):
@@ -223,3 +234,50 @@ def test_all_faults_are_found_at_once_and_printed_with_what_to_do(run, capsys):
     assert len(found.problems) == 3
     assert lines[:3] == [str(problem) for problem in found.problems]
     assert lines[-1].startswith("3 problem(s); checked: ")
+
+
+def test_a_result_of_an_older_result_of_the_stage_before(run):
+    plan = run.plan
+    slides = run.folder / "demo" / "slides"
+    shutil.copyfile(slides / f"{GOOD[1]}.tif", slides / f"{SLIDE}.tif")
+    jobs.cohort(plan, plan.buckets, 0)
+    jobs.gather_cohort(plan)
+    jobs.tissue(plan, plan.buckets, 0)
+    jobs.gather(plan, plan.tissue)
+    found = the_problem(run)
+    (candidates,) = plan.candidates.values()
+    assert found.where == str(run.slide(candidates, SLIDE))
+    assert found.what == "it was made from another result of tissue than is there now"
+    bucket = plan.bucket_path(run.tiles, run.bucket_of(SLIDE))
+    assert found.todo == f"Run snakemake again; if it finds nothing to do, with --forcerun {bucket}"
+
+
+def test_a_result_of_a_slide_that_has_failed_before(run):
+    plan = run.plan
+    (run.folder / "demo" / "slides" / f"{SLIDE}.tif").write_bytes(b"no slide")
+    jobs.cohort(plan, plan.buckets, 0)
+    jobs.gather_cohort(plan)
+    found = the_problem(run)
+    assert found.where == str(run.slide(plan.tissue, SLIDE))
+    assert found.what == "it was made from another result of cohort than is there now"
+
+
+def test_a_summary_of_older_features(run):
+    task = {"name": "grade", "column": "label"}
+    run.configure(evaluate={"tasks": [task], "models": ["linear-probe"], "controls": []})
+    plan = run.plan
+    (summary,) = plan.summaries.values()
+    path = plan.summary_path(summary)
+    jobs.evaluate(plan, summary.name, 1)
+
+    def said():
+        return [one for one in verify(plan).problems if one.where == str(path)]
+
+    assert said() == []
+    manifest = plan.manifest_path(run.features)
+    run.change_rows(
+        manifest, run.features, lambda rows: [rows[0] | {"item_digest": "x"}, *rows[1:]]
+    )
+    (found,) = said()
+    assert found.what == f"it was made from other features than are there now, of {SLIDE}"
+    assert found.todo == f"Run snakemake again; if it finds nothing to do, with --forcerun {path}"

@@ -18,7 +18,7 @@ from slidemill.demo import write_demo
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("reprocessing")]
 
 SETTINGS = {
-    "buckets": 4,
+    "buckets": 2,
     "evaluate": {
         "tasks": [{"name": "grade", "column": "label"}],
         "models": ["linear-probe"],
@@ -38,7 +38,8 @@ PRETRAIN = {
 }
 FINE = SETTINGS | {"pretrain": {"runs": [PRETRAIN]}}
 BOTH = {"features": {"encoders": ["rgb-mean", "hed-texture"]}}
-COARSE = SETTINGS | BOTH | {"pretrain": {"runs": []}, "tiles": {"mpp": 1.0}}
+COARSE = SETTINGS | {"pretrain": {"runs": []}, "tiles": {"mpp": 1.0}}
+STAGES = ("cohort", "tissue", "candidates", "tiles", "features")
 RESCANNED = {"P001-1", "P003-1", "P005-1"}
 
 
@@ -75,6 +76,11 @@ class Walk:
         before, self.times = self.times, {path: path.stat().st_mtime_ns for path in files}
         return by_slide(path for path, time in self.times.items() if before.get(path) != time)
 
+    def evaluated(self):
+        """When each table of an evaluation was written."""
+        tables = self.project.results.glob("evaluate/*/*.parquet")
+        return {path: path.stat().st_mtime_ns for path in tables}
+
     def ask(self, *arguments):
         """What a command prints."""
         program = [sys.executable, "-c", "from slidemill.cli import main; main()", *arguments]
@@ -84,14 +90,13 @@ class Walk:
         ).stdout
 
     def contents(self, results):
-        """Bytes of every slide's files, folds, checkpoints and evaluations, by path."""
-        tables = ("splits", "predictions", "metrics", "comparisons")
-        patterns = ["*/*/slides/*", "pretrain/*/*.safetensors", *(f"*/*/{t}.parquet" for t in tables)]
-        files = {path for pattern in patterns for path in (self.project.folder / results).glob(pattern)}
-        return {
-            str(path.relative_to(self.project.folder / results)): path.read_bytes()
-            for path in files
-        }
+        """Bytes by path of all files of slides, slide encoders, folds and evaluations."""
+        folder = self.project.folder / results
+        # The metrics of a training say how long it took.
+        tables = ("splits/*/splits", "evaluate/*/predictions", "evaluate/*/metrics")
+        patterns = ["*/*/slides/*", "pretrain/*/*.safetensors", *(f"{t}.parquet" for t in tables)]
+        found = {path for pattern in patterns for path in folder.glob(pattern)}
+        return {str(path.relative_to(folder)): path.read_bytes() for path in found}
 
 
 @pytest.fixture
@@ -121,14 +126,14 @@ def add_slides(project, others, names):
 
 def test_what_is_computed_again_and_what_is_kept(walk, others):
     project = walk.project
-    walk.fine()
+    walk.fine("pretrain")
     first = walk.written()
     good = first["features/rgb-mean"]
+    trained = "pretrain/dino-rgb-mean"
     assert len(good) == 8
-    assert first == dict.fromkeys(
-        ["tissue/otsu", "candidates/256px-0.5mpp", "tiles/256px-0.5mpp", "features/rgb-mean",
-         "pretrain/dino-rgb-mean"], good,
-    )  # fmt: skip
+    per_slide = ["tissue/otsu", "candidates/256px-0.5mpp", "tiles/256px-0.5mpp",
+                 "features/rgb-mean"]  # fmt: skip
+    assert first == dict.fromkeys([*per_slide, trained], good)
 
     # Another encoder: its features of every slide, and nothing that was there.
     walk.fine("features", **BOTH)
@@ -136,39 +141,49 @@ def test_what_is_computed_again_and_what_is_kept(walk, others):
 
     # Another resolution, as a second configuration: tissue is kept, what follows is beside it.
     walk.coarse("features")
-    coarse = ["candidates/256px-1mpp", "tiles/256px-1mpp", "features/rgb-mean",
-              "features/hed-texture"]  # fmt: skip
+    coarse = ["candidates/256px-1mpp", "tiles/256px-1mpp", "features/rgb-mean"]
     assert walk.written() == dict.fromkeys(coarse, good)
     assert "Nothing to be done" in walk.fine("features", **BOTH)
-    assert "Nothing to be done" in walk.coarse("features")
 
     # More slides: they alone are computed; an encoder of all slides is another one.
     new = add_slides(project, others, {"P002-1", "P004-1"})
-    fine = [*first, "features/hed-texture", "pretrain/dino-hed-texture"]
-    trained = {name for name in fine if name.startswith("pretrain/")}
-    walk.fine(**BOTH)
-    assert walk.written() == {name: good | new if name in trained else new for name in fine}
-    assert len(list(project.results.glob("pretrain/dino-rgb-mean-*"))) == 2
-    walk.coarse()
+    walk.fine("evaluate")
+    assert walk.written() == dict.fromkeys(per_slide, new) | {trained: good | new}
+    assert len(list(project.results.glob("pretrain/*"))) == 2
+    walk.fine("features", **BOTH)
+    assert walk.written() == {"features/hed-texture": new}
+    walk.coarse("features")
     assert walk.written() == dict.fromkeys(coarse, new)
 
     # Rescans under the same names: they alone are computed, in every stage, and what was learnt
-    # of all slides is learnt again; who is in which fold does not change.
+    # of all slides is learnt again in its place.
     for name in RESCANNED:
         slide = project.folder / "demo" / "slides" / f"{name}.tif"
         shutil.copyfile(others / "slides" / slide.name, slide)
-    evaluated = {path: path.stat().st_mtime_ns for path in project.results.glob("evaluate/*/*")}
-    walk.fine(**BOTH)
-    assert walk.written() == {name: good | new if name in trained else RESCANNED for name in fine}
-    difference = json.loads(walk.ask("diff", "last~2", "last", "--json"))
-    assert difference["config"] == difference["slides_added"] == difference["slides_removed"] == []
-    assert all(stage["same"] for stage in difference["stages"])
-    assert {frozenset(one["changed"]) for one in difference["slides"]} == {
-        frozenset(RESCANNED), frozenset(good | new),
-    }  # fmt: skip
-    assert f"3 slides made from other content: {', '.join(sorted(RESCANNED))}\n" in walk.ask(
-        "diff", "last~2", "last"
-    )
-    walk.coarse()
+    evaluated = walk.evaluated()
+    walk.fine()
+    assert walk.written() == dict.fromkeys(per_slide, RESCANNED) | {trained: good | new}
+    again = walk.evaluated()
+    assert again.keys() == evaluated.keys()
+    assert all(again[path] > evaluated[path] for path in again)
+    found = json.loads(walk.ask("diff", "last~3", "last", "--json"))
+    assert found["config"] == found["slides_added"] == found["slides_removed"] == []
+    assert all(stage["same"] for stage in found["stages"])
+    changed = {one["stage"]: set(one["changed"]) for one in found["slides"]}
+    assert changed == dict.fromkeys(STAGES, RESCANNED) | {"pretrain": good | new}
+    named = ", ".join(sorted(RESCANNED))
+    assert f"3 slides made from other content: {named}\n" in walk.ask("diff", "last~3", "last")
+    walk.fine("features", **BOTH)
+    assert walk.written() == {"features/hed-texture": RESCANNED}
+    walk.coarse("features")
     assert walk.written() == dict.fromkeys(coarse, RESCANNED)
-    used = ...
+
+    # Nothing of the old scans is left: all is as in runs that never saw them.
+    walk.fine("evaluate", results="fresh")
+    walk.fine("features", results="fresh", **BOTH)
+    walk.coarse("features", results="fresh")
+    fresh, here = walk.contents("fresh"), walk.contents("results")
+    assert len(fresh) > 100
+    assert [path for path, content in fresh.items() if here[path] != content] == []
+    project.configure(**FINE)
+    assert walk.ask("verify").startswith("0 problem(s)")

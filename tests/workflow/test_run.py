@@ -96,7 +96,7 @@ def test_h5py_and_pandas_alone_read_every_artifact(finished):
     assert kinds == {
         "slides", "cohort", "manifest", "tissue-mask", "candidates", "tiles", "features", "splits",
         "pretrain-metrics", "slide-embedding", "predictions", "metrics", "attention",
-        "feature-summary", "feature-moments", "comparisons",
+        "feature-summary", "feature-moments", "comparisons", "run-results", "catalog",
     }  # fmt: skip
 
 

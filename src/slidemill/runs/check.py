@@ -4,7 +4,8 @@ Each check gives the file's fault as a `Problem` with what to do about it, or no
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,12 @@ from slidemill.artifacts.folder import StageId, read_dataset
 from slidemill.artifacts.hdf5 import open_hdf5, read_attributes
 from slidemill.artifacts.parquet import Row, read_footer, read_rows
 from slidemill.artifacts.spec import find_spec
+from slidemill.artifacts.workers import Lost
 from slidemill.errors import ArtifactError, Problem, UserError
 from slidemill.plan import Plan, PretrainPlan
 
+SHOWN_SLIDES = 5
+"""Slides that one problem names."""
 JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
 
 
@@ -35,6 +39,11 @@ def mend(path: Path, output: Path) -> str:
         return f"Delete it, then run snakemake with --forcerun {output}"
     if output.exists():
         return f"Run snakemake with --forcerun {output}"
+    return run_again(output)
+
+
+def run_again(output: Path) -> str:
+    """What to do where a run has work left, which Snakemake sees unless its records are gone."""
     return f"Run snakemake again; if it finds nothing to do, with --forcerun {output}"
 
 
@@ -87,15 +96,32 @@ def check_hdf5(path: Path, kind: str, stage: StageId, output: Path) -> Problem |
     return None
 
 
-def check_slide(path: Path, row: Row, stage: StageId, output: Path) -> Problem | None:
-    """Whether a slide's file is the one that the manifest has.
+@dataclass(frozen=True)
+class SlideFile:
+    """A slide's file that is checked.
 
-    Args:
+    Attributes:
         path: The file.
         row: The slide's row of the manifest.
         stage: The stage.
         output: What the job declares that makes the file.
+        above: Item digests that the slide has now in the stages that this one reads, by stage;
+            None where it has failed.
     """
+
+    path: Path
+    row: Row
+    stage: StageId
+    output: Path
+    above: Mapping[str, str | None]
+
+
+def check_slide(file: SlideFile) -> Problem | None:
+    """Whether a slide's file is the one that the manifest has, and made from what is there.
+
+    HDF5 may crash or never end on a file with a flipped byte: call this in a process of its own.
+    """
+    path, row, stage, output = file.path, file.row, file.stage, file.output
     if not path.is_file():
         return Problem(str(path), "the file is missing", mend(path, output))
     try:
@@ -108,7 +134,44 @@ def check_slide(path: Path, row: Row, stage: StageId, output: Path) -> Problem |
     if file_sha256(path) != row["sha256"]:
         why = "its sha256 is not the manifest's"
         fault = f"{fault}; {why}" if fault else f"{why}, its bytes have changed"
-    return Problem(str(path), fault, mend(path, output)) if fault else None
+    if fault:
+        return Problem(str(path), fault, mend(path, output))
+    made_from = json.loads(_provenance(path)["upstream"])
+    others = [name for name, digest in file.above.items() if made_from[name] != digest]
+    if others:
+        what = f"it was made from another result of {others[0]} than is there now"
+        return Problem(str(path), what, run_again(output))
+    return None
+
+
+def unreadable(file: SlideFile, lost: Lost) -> Problem:
+    """The fault of a file whose check was not survived, or did not end."""
+    return Problem(str(file.path), f"not readable ({lost.reason})", mend(file.path, file.output))
+
+
+def check_summary(path: Path, features: Mapping[str, str | None]) -> Problem | None:
+    """Whether a summary is of the features that are there; its own faults are said elsewhere.
+
+    Args:
+        path: The summary.
+        features: Item digests that slides have now; None where a slide has failed.
+    """
+    try:
+        seen = {row["slide_id"]: row["item_digest"] for row in read_rows(path, "feature-summary")}
+    except UserError:
+        return None
+    others = [name for name in {**features, **seen} if seen.get(name) != features.get(name)]
+    if not others:
+        return None
+    what = f"it was made from other features than are there now, of {named(others)}"
+    return Problem(str(path), what, run_again(path))
+
+
+def named(slides: Sequence[str]) -> str:
+    """Some slides by name, and how many more there are."""
+    shown = ", ".join(slides[:SHOWN_SLIDES])
+    more = len(slides) - SHOWN_SLIDES
+    return f"{shown} and {more} more" if more > 0 else shown
 
 
 def check_checkpoint(plan: Plan, unit: PretrainPlan) -> Problem | None:
@@ -140,7 +203,7 @@ def check_checkpoint(plan: Plan, unit: PretrainPlan) -> Problem | None:
 def _fault(path: Path, row: Row, stage: StageId) -> str | None:
     """What does not agree between a file, its row of the manifest and the stage."""
     kind = stage.spec.type
-    found = read_footer(path) if path.suffix == ".parquet" else read_attributes(path)
+    found = _provenance(path)
     version = int(found["artifact_version"])
     if found["artifact_type"] != kind:
         return f"it is a {found['artifact_type']} file, not a {kind} file"
@@ -157,6 +220,10 @@ def _fault(path: Path, row: Row, stage: StageId) -> str | None:
     if count != row["count"]:
         return f"it counts {count}, and the manifest {row['count']}"
     return None
+
+
+def _provenance(path: Path) -> Mapping[str, Any]:
+    return read_footer(path) if path.suffix == ".parquet" else read_attributes(path)
 
 
 def _count(path: Path, kind: str, attributes: Mapping[str, Any]) -> int:

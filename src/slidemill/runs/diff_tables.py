@@ -113,11 +113,24 @@ def _print_slides(found: RunDiff) -> None:
         marks = (len(one.changed) or "", len(one.bytes_changed) or "", unreached)
         add(made, one.stage.one.stage, one.stage.one.run, ok, failed, rows, *marks)
     show(made)
-    changed = _first(differing, lambda one: one.changed)
-    if changed:
-        say(f"{counted(len(changed), 'slide')} made from other content: {_named(changed)}")
+    _print_changed(differing)
     _print_alarm(differing)
     _print_failures(differing)
+
+
+def _print_changed(differing: Sequence[SlidesDiff]) -> None:
+    """Name the slides of other content.
+
+    A slide encoder that is trained again changes the embeddings of all slides, also of those whose
+    content is the same: it is named itself.
+    """
+    trained = [one for one in differing if one.stage.one.stage == "pretrain"]
+    changed = _first((one for one in differing if one not in trained), lambda one: one.changed)
+    if changed:
+        say(f"{counted(len(changed), 'slide')} made from other content: {_named(changed)}")
+    again = [one.stage.one.run for one in trained if one.changed]
+    if again:
+        say(f"{counted(len(again), 'slide encoder')} trained again: {_named(again)}")
 
 
 def _print_done(found: RunDiff) -> None:

@@ -6,33 +6,35 @@ configuration asks for; a note is something beside them that does no harm.
 
 import json
 import os
-import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 from slidemill.artifacts.folder import StageId
 from slidemill.artifacts.parquet import Row
-from slidemill.artifacts.workers import available_cpus
+from slidemill.artifacts.workers import Lost, available_cpus, work_apart
 from slidemill.errors import Problem
 from slidemill.plan import WHOLE, Plan
 from slidemill.runs.check import (
+    SlideFile,
     check_checkpoint,
     check_dataset,
     check_hdf5,
     check_slide,
+    check_summary,
     mend,
+    named,
     read_table_of,
+    unreadable,
 )
-from slidemill.runs.status import buckets_of, slide_stages
+from slidemill.runs.outcome import PER_SLIDE, StageKey
+from slidemill.runs.status import buckets_of
 
-T = TypeVar("T")
-SHOWN_SLIDES = 5
-"""Slides that one problem names."""
+Made = dict[StageKey, dict[str, str | None]]
+"""Item digests by stage and slide; None where the slide has failed."""
+FILE_SECONDS = 600.0
+"""A file whose check takes longer is taken for damaged."""
 BESIDE = (".geojson", ".jpg")
 """Endings of files that lie beside a slide's own."""
 
@@ -82,14 +84,15 @@ class Verdict:
 def verify(plan: Plan) -> Verdict:
     """Check every artifact of a plan."""
     found = Verdict()
-    slides: list[Callable[[], Problem | None]] = []
+    slides: list[SlideFile] = []
     for stage in plan.all_stages():
         output = last_output(plan, stage)
         found.add("dataset", check_dataset(stage, plan.results, output))
-    candidates = {stage.name: stage for stage in plan.candidates.values()}
-    for stage in [*slide_stages(plan), *candidates.values()]:
-        slides += _Manifest(plan, stage, found).check()
-    for problem in _side_by_side(slides):
+    made: Made = {}
+    for stage in plan.all_stages():
+        if stage.stage in PER_SLIDE:
+            slides += _Manifest(plan, stage, found, made).check()
+    for problem in _check_apart(slides):
         found.add("slide file", problem)
     for unit in plan.pretrain:
         found.add("checkpoint", check_checkpoint(plan, unit))
@@ -97,7 +100,7 @@ def verify(plan: Plan) -> Verdict:
         for name, kind in tables.items():
             path = stage.folder(plan.results) / f"{name}.parquet"
             found.add("table", read_table_of(path, kind, stage, last_output(plan, stage))[1])
-    _check_others(plan, found)
+    _check_others(plan, found, made)
     return found
 
 
@@ -119,17 +122,20 @@ def last_output(plan: Plan, stage: StageId, bucket: str | None = None) -> Path:
 
 
 class _Manifest:
-    """The manifest of one run of a stage, those of its buckets, and what they say of files."""
+    """The manifest of one run of a stage, those of its buckets, and what they say of files.
 
-    def __init__(self, plan: Plan, stage: StageId, found: Verdict) -> None:
-        self._plan, self._stage, self._found = plan, stage, found
+    `made` has the slides' item digests of the stages before, and gets those of this one.
+    """
+
+    def __init__(self, plan: Plan, stage: StageId, found: Verdict, made: Made) -> None:
+        self._plan, self._stage, self._found, self._made = plan, stage, found, made
         self._path = plan.manifest_path(stage)
         self._folder = stage.folder(plan.results)
         self._buckets = buckets_of(plan, stage)
         self._is_cohort = stage.stage == "cohort"
 
-    def check(self) -> Iterator[Callable[[], Problem | None]]:
-        """Check the manifests; gives the checks of the slides' files, which take longer."""
+    def check(self) -> Iterator[SlideFile]:
+        """Check the manifests; gives the slides' files, of which a check takes longer."""
         kind = "cohort" if self._is_cohort else "manifest"
         rows, problem = read_table_of(self._path, kind, self._stage, self._path)
         if problem is not None and self._stage.stage == "candidates":
@@ -138,6 +144,8 @@ class _Manifest:
         if problem is not None:
             return
         self._check_slides(rows)
+        digests = {str(row["slide_id"]): row["item_digest"] for row in rows}
+        self._made[self._stage.stage, self._stage.name] = digests
         by_id = {row["slide_id"]: row for row in rows}
         for bucket, slides in self._buckets.items():
             if bucket != WHOLE:
@@ -160,13 +168,13 @@ class _Manifest:
         todo = f"Run snakemake again; if it finds nothing to do, with --forcerun {self._path}"
         lacking = [name for name in sheet if name not in counts]
         if lacking:
-            self._say(f"slides of the sheet are lacking: {_named(lacking)}", todo)
+            self._say(f"slides of the sheet are lacking: {named(lacking)}", todo)
         twice = [name for name, count in counts.items() if count > 1]
         if twice:
-            self._say(f"slides are there twice: {_named(twice)}", mend(self._path, self._path))
+            self._say(f"slides are there twice: {named(twice)}", mend(self._path, self._path))
         gone = [name for name in counts if name not in known]
         if gone:
-            what = f"it has slides that the sheet no longer has: {_named(gone)}"
+            what = f"it has slides that the sheet no longer has: {named(gone)}"
             self._found.notes.append(Problem(str(self._path), what, todo))
 
     def _say(self, what: str, todo: str) -> None:
@@ -185,12 +193,12 @@ class _Manifest:
         ours = {str(row["slide_id"]): row for row in rows}
         lacking = [name for name in slides if name not in ours]
         if lacking:
-            what = f"slides of the sheet are lacking: {_named(lacking)}"
+            what = f"slides of the sheet are lacking: {named(lacking)}"
             return Problem(str(path), what, mend(path, output))
         there = [name for name in slides if name in whole]
         differ = [name for name in there if not _agree(ours[name], whole[name])]
         if differ:
-            what = f"it does not say the same as {self._path.name} of {_named(differ)}"
+            what = f"it does not say the same as {self._path.name} of {named(differ)}"
             return Problem(str(path), what, self._rejoin())
         return None
 
@@ -199,12 +207,17 @@ class _Manifest:
             return self._join_candidates()
         return f"Run snakemake with --forcerun {self._path}, which joins the buckets again"
 
-    def _files(self, rows: Sequence[Row]) -> Iterator[Callable[[], Problem | None]]:
+    def _files(self, rows: Sequence[Row]) -> Iterator[SlideFile]:
         homes = {name: bucket for bucket, slides in self._buckets.items() for name in slides}
+        keys = [(one.stage, one.name) for one in self._stage.upstream]
+        before = {key[0]: self._made[key] for key in keys if key in self._made}
         for row in rows:
-            if row["status"] == "ok" and row["slide_id"] in homes:
-                output = last_output(self._plan, self._stage, homes[row["slide_id"]])
-                yield partial(check_slide, self._folder / row["path"], row, self._stage, output)
+            slide_id = str(row["slide_id"])
+            if row["status"] == "ok" and slide_id in homes:
+                output = last_output(self._plan, self._stage, homes[slide_id])
+                above = {stage: digests.get(slide_id) for stage, digests in before.items()}
+                path = self._folder / row["path"]
+                yield SlideFile(path, row, self._stage, output, above)
 
     def _note_orphans(self, rows: Sequence[Row]) -> None:
         """Note files that no row is about."""
@@ -230,26 +243,23 @@ def _agree(bucket: Row, whole: Row) -> bool:
     return all(whole.get(key) == value for key, value in bucket.items())
 
 
-def _named(slides: Sequence[str]) -> str:
-    shown = ", ".join(slides[:SHOWN_SLIDES])
-    more = len(slides) - SHOWN_SLIDES
-    return f"{shown} and {more} more" if more > 0 else shown
-
-
-def _side_by_side(checks: Sequence[Callable[[], T]]) -> Iterator[T]:
-    """Run checks in threads, with a bar where there is a terminal; in their order."""
+def _check_apart(files: Sequence[SlideFile]) -> list[Problem | None]:
+    """Check files in processes of their own, with a bar where there is a terminal; in order."""
     from rich.console import Console
     from rich.progress import Progress
 
-    shown = sys.stderr.isatty()
-    with (
-        Progress(console=Console(stderr=True), disable=not shown, transient=True) as bar,
-        ThreadPoolExecutor(available_cpus()) as pool,
-    ):
-        task = bar.add_task("verifying files", total=len(checks))
-        for result in pool.map(lambda check: check(), checks):
+    found: list[Problem | None] = [None] * len(files)
+    cpus, check = available_cpus(), lambda number: check_slide(files[number])
+    apart = work_apart(check, range(len(files)), cpus, FILE_SECONDS)
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task("verifying files", total=len(files))
+        for number, result in apart:
+            if isinstance(result, Lost):
+                result = unreadable(files[number], result)
+            found[number] = result
             bar.advance(task)
-            yield result
+    return found
 
 
 def _tables(plan: Plan) -> Iterator[tuple[StageId, dict[str, str]]]:
@@ -269,9 +279,12 @@ def _tables(plan: Plan) -> Iterator[tuple[StageId, dict[str, str]]]:
         yield stage, both | {"splits": "splits", "comparisons": "comparisons"} | more
 
 
-def _check_others(plan: Plan, found: Verdict) -> None:
-    """Check moments of features, attention of models, and the report."""
-    for stage in plan.summaries.values() if plan.cells else ():
+def _check_others(plan: Plan, found: Verdict, made: Made) -> None:
+    """Check summaries against features, their moments, attention of models, and the report."""
+    for unit in plan.encoders if plan.cells else ():
+        stage = plan.summaries[unit.encoder.label]
+        features = made.get((unit.features.stage, unit.features.name), {})
+        found.add("summary", check_summary(plan.summary_path(stage), features))
         path = stage.folder(plan.results) / "moments.h5"
         found.add("moments", check_hdf5(path, "feature-moments", stage, plan.summary_path(stage)))
     for cell in plan.cells:
