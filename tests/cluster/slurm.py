@@ -20,8 +20,11 @@ from pathlib import Path
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol", "scancel")
 PACKAGES = ("slurm-wlm", "munge")
-GPUS = ("/dev/tty1", "/dev/tty2")
-"""Stand-ins: Slurm schedules and tells them apart like GPUs; nothing opens them."""
+GPUS = [
+    name for name in ("/dev/tty1", "/dev/tty2", "/dev/null", "/dev/zero") if Path(name).exists()
+]
+"""Devices of which the first two stand in for GPUs: Slurm schedules and tells them apart like GPUs,
+and nothing opens them. Containers may have no terminals."""
 IDLE = {"cpu1": "idle", "gpu1": "idle"}
 DEFAULT_PLACE = Path("/etc/slurm/slurm.conf")
 """Where Slurm's commands look without SLURM_CONF."""
@@ -138,11 +141,11 @@ class Cluster:
                 ports=_free_ports(3),
                 cpus=self.cpus,
                 memory=self.memory,
-                gpus=len(GPUS),
+                gpus=2,
             )
         )
-        devices = f"NodeName=gpu1 Name=gpu File={GPUS[0][:-1]}[1-{len(GPUS)}]\n"
-        (self.folder / "gres.conf").write_text(devices)
+        devices = [f"NodeName=gpu1 Name=gpu File={name}\n" for name in GPUS[:2]]
+        (self.folder / "gres.conf").write_text("".join(devices))
         munge = [f"--{name}={self.folder}/munge.{name}" for name in ("socket",)]
         self._run_daemon(
             "munged", "--foreground", "--force", *munge, f"--key-file={key}",

@@ -22,6 +22,7 @@ SETTINGS = {
     "evaluate": {
         "tasks": [{"name": "grade", "column": "label"}],
         "models": ["linear-probe"],
+        "inputs": ["slides"],
         "folds": 2,
         "bootstrap": 100,
         "controls": [],

@@ -317,7 +317,8 @@ def merge(tables: Iterable[Sequence[Row]], slide_ids: Sequence[str]) -> list[Row
     if sorted(row["slide_id"] for row in joined) != sorted(slide_ids):
         raise ArtifactError(
             "the buckets' manifests do not hold the slides of the sheet. "
-            "Run again: Snakemake renews the buckets whose slides have changed."
+            "Run again: Snakemake renews the buckets whose slides have changed; where its records "
+            "are gone, with --forcerun cohort_bucket."
         )
     by_id = {row["slide_id"]: row for row in joined}
     return [by_id[slide_id] for slide_id in slide_ids]
