@@ -11,7 +11,7 @@ from pathlib import Path
 
 from slidemill.artifacts.digest import bucket_of, digest_of
 from slidemill.artifacts.folder import StageId
-from slidemill.cohort.ages import file_ages
+from slidemill.cohort.ages import Age, ages_or_last_seen, file_ages
 from slidemill.cohort.sheet import Sheet, SheetRow
 from slidemill.config import Config, ModelEntry, PretrainRun, TaskConfig
 from slidemill.config.evaluate import Control, InputKind
@@ -215,20 +215,26 @@ class Plan:
 
         An MRXS counts with the time of its folder, in which its pixels are.
         """
-        files = {row.slide_id: row.path for row in self.sheet.rows}
-        folders = {
-            slide_id: path[: -len(MRXS)]
-            for slide_id, path in files.items()
-            if path.lower().endswith(MRXS)
-        }
-        ages, beside = self._ages(files), self._ages(folders)
+        ages = self.slide_ages
         return {
-            bucket: digest_of([(ages[row.slide_id], beside.get(row.slide_id)) for row in rows])
+            bucket: digest_of([(ages[row.path], ages.get(_mrxs_folder(row.path))) for row in rows])
             for bucket, rows in self.buckets.items()
         }
 
-    def _ages(self, paths: Mapping[str, str]) -> dict[str, tuple[int, int] | None]:
+    @cached_property
+    def slide_ages(self) -> dict[str, Age | None]:
+        """Length and time of every slide file and MRXS folder; as last seen where it is gone."""
+        files = [row.path for row in self.sheet.rows]
+        folders = [_mrxs_folder(path) for path in files]
+        return ages_or_last_seen([*files, *filter(None, folders)], self.ages_path)
+
+    def _ages(self, paths: Mapping[str, str]) -> dict[str, Age | None]:
         return dict(zip(paths, file_ages(list(paths.values())), strict=True))
+
+    @property
+    def ages_path(self) -> Path:
+        """Where a run keeps what it saw of the slides' files."""
+        return self.cohort.folder(self.results) / "ages.json"
 
     def sheet_digest(self) -> str:
         """Digest of the whole sheet."""
@@ -301,3 +307,8 @@ class Plan:
     def comparison_inputs(self, task: str) -> list[Path]:
         """What the comparison of a task waits for."""
         return [self.metrics_path(cell.stage) for cell in self.cells if cell.task.name == task]
+
+
+def _mrxs_folder(path: str) -> str:
+    """The folder that has the pixels of an MRXS; empty for other slides."""
+    return path[: -len(MRXS)] if path.lower().endswith(MRXS) else ""

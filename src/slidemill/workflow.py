@@ -17,6 +17,7 @@ from typing import Any
 
 from slidemill.artifacts.atomic import write_text
 from slidemill.artifacts.digest import SHORT, canonical_json, digest_of
+from slidemill.cohort.ages import remember
 from slidemill.config import Config, parse_config
 from slidemill.drivers import end_orphans, hold
 from slidemill.errors import SlidemillError
@@ -85,6 +86,7 @@ def start(plan: Plan, slurm_run: str | None = None) -> Path:
     record = begin(plan, configuration.stem, slurm_run)
     os.environ[RUN_VARIABLE] = str(record.resolve())
     end_orphans(plan.results, record)
+    remember(plan.slide_ages, plan.ages_path)
     return record
 
 

@@ -4,7 +4,7 @@ import threading
 import pytest
 
 from slidemill.cohort import ages
-from slidemill.cohort.ages import file_ages
+from slidemill.cohort.ages import ages_or_last_seen, file_ages, remember
 
 
 @pytest.mark.parametrize("count", [0, 1, ages.CHUNK, 3 * ages.CHUNK + 5])
@@ -38,3 +38,25 @@ def test_a_slow_file_system_is_asked_many_things_at_once(monkeypatch):
     monkeypatch.setattr(os, "stat", slow_stat)
     monkeypatch.setattr(ages, "CHUNK", 1)
     assert file_ages(["x"] * together) == [None] * together
+
+
+def test_a_file_that_is_gone_has_the_age_that_it_was_last_seen_with(tmp_path):
+    stays, goes, never = (str(tmp_path / name) for name in ("stays", "goes", "never"))
+    memory = tmp_path / "ages.json"
+    for path in (stays, goes):
+        (tmp_path / path).write_text("x")
+    seen = ages_or_last_seen([stays, goes, never], memory)
+    assert seen[never] is None
+    remember(seen, memory)
+    (tmp_path / "goes").unlink()
+    (tmp_path / "stays").write_text("another")
+    now = ages_or_last_seen([stays, goes, never], memory)
+    assert now[goes] == seen[goes]
+    assert now[stays] != seen[stays]
+    assert now[never] is None
+    # What is not asked for stays known, and nothing is written where nothing is new.
+    remember({stays: now[stays]}, memory)
+    before = memory.stat().st_mtime_ns
+    remember(now, memory)
+    assert memory.stat().st_mtime_ns == before
+    assert ages_or_last_seen([goes], memory) == {goes: seen[goes]}

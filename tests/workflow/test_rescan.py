@@ -96,9 +96,12 @@ def test_slides_that_change_under_the_same_path(project, spare):
     assert rescanned == slide_files(project.folder / "fresh", first)
     project.configure(**SECTIONS)
 
-    # Gone: a row with its reason, and no result is left to be taken for its own.
-    (slides / f"{second}.tif").unlink()
-    project.run()
+    # Gone, as into an archive: what was made from it stays, and nothing is to be done.
+    shutil.move(slides / f"{second}.tif", project.folder / "elsewhere.tif")
+    assert "Nothing to be done" in project.run()
+    assert manifests(project)["features"].loc[second, "status"] == "ok"
+    # Asked for: a row with its reason, and no result is left to be taken for its own.
+    project.run("--forcerun", "cohort_bucket")
     row = manifests(project)["features"].loc[second]
     assert (row["status"], row["failed_stage"]) == ("failed", "cohort")
     assert row["error_code"] == "file-missing"
