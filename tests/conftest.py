@@ -37,13 +37,14 @@ def disc_slide(tmp_path_factory, disc_pixels) -> Path:
     return path
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def slurm(tmp_path_factory):
-    """A real Slurm of two nodes; one for all tests, which `xdist_group("slurm")` keeps together."""
-    from cluster.slurm import install, running
+    """A real Slurm of two nodes, fresh for a test; other tests that want one wait."""
+    from cluster.slurm import alone, install, running
 
-    reason = install()
-    if reason:
-        pytest.skip(f"no Slurm: {reason}")
-    with running(tmp_path_factory.mktemp("slurm")) as cluster:
-        yield cluster
+    with alone():
+        reason = install()
+        if reason:
+            pytest.skip(f"no Slurm: {reason}")
+        with running(tmp_path_factory.mktemp("slurm")) as cluster:
+            yield cluster

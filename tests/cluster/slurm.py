@@ -4,14 +4,17 @@ Everything of it (key, sockets, configuration, state, logs) lies in one folder, 
 ones, and it needs no systemd. Only a link from Slurm's default place to its configuration lies
 outside, since Snakemake's plugin takes SLURM_CONF out of the environment of its steps; where a
 configuration is there already, there is a Slurm that must not be disturbed, and no other is
-started. It needs root and Debian's packages `slurm-wlm` and `munge`; `install` fetches them.
+started. It needs root and Debian's packages `slurm-wlm` and `munge`; `install` fetches them. There
+is one cluster at a time on a machine, whichever process asks: `alone` waits for its turn.
 """
 
+import fcntl
 import os
 import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -200,19 +203,6 @@ class Cluster:
         words = dict(word.split("=", 1) for word in told.split() if "=" in word)
         return words.get("TresPerJob", words.get("TresPerNode", ""))
 
-    def mend(self) -> None:
-        """Make the cluster whole again after a test: no job, every daemon up, nodes idle."""
-        if "slurmctld" not in self._daemons:
-            self.start_controller()
-        self.cancel_all()
-        for node in IDLE:
-            if f"slurmd-{node}" not in self._daemons:
-                self.start_node(node)
-        for node, state in self.states().items():
-            if state.startswith(("down", "drain")):
-                self.set_node(node, "resume")
-        _wait(lambda: self.states() == IDLE, "idle nodes")
-
     def cancel_all(self) -> None:
         """Cancel every job and wait until none is left."""
         self.command("scancel", "--user=root")
@@ -262,6 +252,14 @@ class Cluster:
         except subprocess.TimeoutExpired:
             daemon.kill()
             daemon.wait()
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """A machine's turn to have a cluster; others wait until the block is left."""
+    with (Path(tempfile.gettempdir()) / "slidemill-slurm.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @contextmanager

@@ -13,8 +13,6 @@ from safetensors.torch import save_file
 from cluster.scenario import ROOT, Scenario
 from slidemill.demo import write_demo
 
-pytestmark = pytest.mark.xdist_group("slurm")
-
 ON_GPU = {"features_bucket", "pretrain_run"}
 CONFIG = {
     "buckets": 2,
@@ -72,15 +70,8 @@ def checkout(tmp_path) -> Path:
     return folder
 
 
-def new_jobs(slurm, before):
-    """Jobs that Slurm has had since then; it remembers those of other tests."""
-    old = {job["id"] for job in before}
-    return [job for job in slurm.jobs("all") if job["id"] not in old]
-
-
 @pytest.mark.slow
 def test_the_demo_runs_with_gpu_stages_on_the_gpu_partition(slurm, checkout):
-    before = slurm.jobs("all")
     done = subprocess.run(
         ["snakemake", "--profile", "slurm"],
         cwd=checkout,
@@ -92,7 +83,7 @@ def test_the_demo_runs_with_gpu_stages_on_the_gpu_partition(slurm, checkout):
     )
     assert done.returncode == 0, done.stdout
     where: dict[str, set[tuple[str, str]]] = {}
-    for job in new_jobs(slurm, before):
+    for job in slurm.jobs("all"):
         rule = next(name for name in RULES if job["comment"].startswith(f"rule_{name}"))
         where.setdefault(rule, set()).add((job["partition"], slurm.gpus(job["id"])))
     assert where == {
@@ -113,7 +104,6 @@ RULES = (
 
 @pytest.mark.faults
 def test_a_site_profile_changes_what_is_the_sites(slurm, tmp_path, checkout):
-    before = slurm.jobs("all")
     site = tmp_path / "site"
     site.mkdir()
     given = yaml.safe_load((ROOT / "profiles" / "site" / "profile.v9+.yaml").read_text())
@@ -136,7 +126,7 @@ def test_a_site_profile_changes_what_is_the_sites(slurm, tmp_path, checkout):
         check=False,
     )
     assert done.returncode == 0, done.stdout
-    jobs = new_jobs(slurm, before)
+    jobs = slurm.jobs("all")
     jobs = [job for job in jobs if job["comment"].startswith("rule_features_bucket")]
     details = [slurm.command("scontrol", "show", "job", "--oneliner", job["id"]) for job in jobs]
     assert len(details) >= 2

@@ -29,9 +29,8 @@ def undisturbed(tmp_path_factory, slides) -> dict[str, str]:
 
 @pytest.fixture
 def project(tmp_path, slides, slurm) -> Scenario:
-    """A project on the cluster that has not been run; the cluster is whole again after it."""
+    """A project on the cluster that has not been run."""
     scenario = Scenario(tmp_path / "project")
     scenario.configure(slides)
     yield scenario
     scenario.end()
-    slurm.mend()

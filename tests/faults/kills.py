@@ -25,7 +25,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from cluster.scenario import Driver, Scenario
-from cluster.slurm import install, running
+from cluster.slurm import alone, install, running
 
 STAGES = ("cohort", "tissue", "tiles", "features")
 
@@ -120,10 +120,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true")
     chosen = parser.parse_args()
-    reason = install()
-    if reason:
-        raise SystemExit(f"no Slurm: {reason}")
-    with tempfile.TemporaryDirectory(prefix="slidemill-kills-") as place:
+    with alone(), tempfile.TemporaryDirectory(prefix="slidemill-kills-") as place:
+        reason = install()
+        if reason:
+            raise SystemExit(f"no Slurm: {reason}")
         folder = Path(place)
         cohort = folder / "slides"
         write_demo(cohort, patients=6, size_px=(1536, 1152), jobs=2)

@@ -9,7 +9,7 @@ import pytest
 from cluster.scenario import until
 from faults.jobs import commands, running
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("slurm")]
+pytestmark = pytest.mark.slow
 
 
 def test_a_bad_day_on_the_cluster_loses_nothing(slurm, project, undisturbed):

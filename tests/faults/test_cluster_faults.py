@@ -9,7 +9,7 @@ import pytest
 from cluster.scenario import until
 from faults.jobs import commands, running
 
-pytestmark = [pytest.mark.faults, pytest.mark.xdist_group("slurm")]
+pytestmark = pytest.mark.faults
 
 
 def test_a_killed_stage_is_tried_again(slurm, project, undisturbed):

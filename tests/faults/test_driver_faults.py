@@ -7,7 +7,7 @@ import pytest
 from cluster.scenario import copy_cohort, remount, small_disk, until
 from faults.jobs import running
 
-pytestmark = [pytest.mark.faults, pytest.mark.xdist_group("slurm")]
+pytestmark = pytest.mark.faults
 
 
 def test_a_killed_driver_starts_again_and_ends_its_orphans(slurm, project, undisturbed):

@@ -4,7 +4,7 @@ import pytest
 
 from faults.kills import kill_stages
 
-pytestmark = [pytest.mark.faults, pytest.mark.xdist_group("slurm")]
+pytestmark = pytest.mark.faults
 
 
 def test_killed_stages_lose_nothing(slurm, tmp_path, slides, undisturbed):
