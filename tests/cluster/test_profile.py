@@ -70,10 +70,10 @@ def checkout(tmp_path) -> Path:
     return folder
 
 
-@pytest.mark.slow
-def test_the_demo_runs_with_gpu_stages_on_the_gpu_partition(slurm, checkout):
+def typed(checkout: Path, *arguments: str) -> str:
+    """What `snakemake` prints, typed in a checkout's root."""
     done = subprocess.run(
-        ["snakemake", "--profile", "slurm"],
+        ["snakemake", *arguments],
         cwd=checkout,
         env=Scenario(checkout).variables(),
         stdout=subprocess.PIPE,
@@ -82,6 +82,12 @@ def test_the_demo_runs_with_gpu_stages_on_the_gpu_partition(slurm, checkout):
         check=False,
     )
     assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_the_demo_runs_with_gpu_stages_on_the_gpu_partition(slurm, checkout):
+    printed = typed(checkout, "--profile", "slurm")
     where: dict[str, set[tuple[str, str]]] = {}
     for job in slurm.jobs("all"):
         rule = next(name for name in RULES if job["comment"].startswith(f"rule_{name}"))
@@ -90,7 +96,7 @@ def test_the_demo_runs_with_gpu_stages_on_the_gpu_partition(slurm, checkout):
         rule: {("gpu", "gres:gpu:1")} if rule in ON_GPU else {("cpu", "")} for rule in RULES
     }
     assert list((checkout / "results").glob("report/*/report.html"))
-    assert "2 of 10 slides failed" in done.stdout
+    assert "2 of 10 slides failed" in printed
     verified = Scenario(checkout).slidemill("verify")
     assert verified.returncode == 0, verified.stdout
 
@@ -116,16 +122,7 @@ def test_a_site_profile_changes_what_is_the_sites(slurm, tmp_path, checkout):
     (site / "profile.v9+.yaml").write_text(yaml.safe_dump(given))
     quick = str(ROOT / "tests" / "cluster" / "quick")
     profiles = ["--profile", "slurm", "--profile", str(site), "--profile", quick]
-    done = subprocess.run(
-        ["snakemake", *profiles, "features"],
-        cwd=checkout,
-        env=Scenario(checkout).variables(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout
+    typed(checkout, *profiles, "features")
     jobs = slurm.jobs("all")
     jobs = [job for job in jobs if job["comment"].startswith("rule_features_bucket")]
     details = [slurm.command("scontrol", "show", "job", "--oneliner", job["id"]) for job in jobs]
