@@ -200,7 +200,7 @@ class Plan:
             bucket: digest_of(
                 [
                     (
-                        row.slide_id, row.path, row.mpp, row.tissue,
+                        row.slide_id, row.path, row.mpp, row.tissue, row.scene, row.exclude,
                         outlines.get(row.slide_id), coordinates.get(row.slide_id),
                     )
                     for row in rows
@@ -240,7 +240,16 @@ class Plan:
         """Digest of the whole sheet."""
         return digest_of(
             [
-                (row.slide_id, row.path, row.patient_id, row.mpp, row.split, dict(row.labels))
+                (
+                    row.slide_id,
+                    row.path,
+                    row.patient_id,
+                    row.mpp,
+                    row.split,
+                    row.scene,
+                    row.exclude,
+                    dict(row.labels),
+                )
                 for row in self.sheet.rows
             ]
         )

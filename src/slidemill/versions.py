@@ -5,9 +5,9 @@ Snakemake does not see changes in this package. Raise a stage's version whenever
 stages, since planning must not import what the stages import.)
 """
 
-COHORT = 3
-TISSUE = 3
-CANDIDATES = 2
+COHORT = 4
+TISSUE = 4
+CANDIDATES = 3
 TILES = 2
 FEATURES = 2
 SPLITS = 2

@@ -5,7 +5,7 @@ import pytest
 from slidemill.errors import SlideCode, SlideError
 from slidemill.slides.overview import read_overview
 from slidemill.slides.reader import Slide, on_white
-from slidemill.slides.readers.base import downsamples
+from slidemill.slides.readers.base import level_scales
 from slidemill.slides.regions import Region, read_region
 
 
@@ -103,4 +103,6 @@ def test_a_region_of_a_real_slide_is_openslides_own(shared):
     ],
 )
 def test_downsamples_are_whole_only_where_rounding_explains_the_dimensions(sizes, expected):
-    assert downsamples(tuple(sizes)) == pytest.approx(expected, rel=1e-4)
+    assert [one.downsample for one in level_scales(tuple(sizes))] == pytest.approx(
+        expected, rel=1e-4
+    )

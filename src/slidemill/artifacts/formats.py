@@ -84,6 +84,29 @@ _SLIDE_FACTS = (
     ),
 )
 
+_SLIDE_STRUCTURE = (
+    Field("scene", "str", "The scene that is read; missing in a file of one.", nullable=True),
+    Field("other_scenes", "str", "Names of the others, with `; ` between them.", nullable=True),
+    Field(
+        "level_scales",
+        "str",
+        "Level-0 pixels per pixel of every level, and what says so: `1 whole, 4 stated`.",
+        nullable=True,
+    ),
+    Field(
+        "levels_left_out",
+        "str",
+        "What looked like a level of the pyramid and is none, with the reason.",
+        nullable=True,
+    ),
+    Field("bounds_x", "int64", "Left edge of the scanned part of level 0, pixels."),
+    Field("bounds_y", "int64", "Its top edge."),
+    Field("bounds_width", "int64", "Its width; that of level 0 where the file says nothing."),
+    Field("bounds_height", "int64", "Its height; that of level 0 where the file says nothing."),
+    Field("exclude", "str", "The sheet's `exclude` column.", nullable=True),
+)
+_REMARK = Field("remark", "str", "What to look at, though the slide is `ok`.", nullable=True)
+
 _MANIFEST_COLUMNS = (
     SLIDE_ID,
     *_STATUS,
@@ -105,51 +128,82 @@ register(
         _MANIFEST_COLUMNS,
     )
 )
-MANIFEST = register(
+_PACE = (
+    Field(
+        "tiles_per_s",
+        "float64",
+        "Tiles encoded a second of the slide's wall time; of the features stage.",
+        nullable=True,
+    ),
+    Field(
+        "waited",
+        "float64",
+        "Share of that time in which the encoder had no tile to work on, 0 to 1.",
+        nullable=True,
+    ),
+)
+register(
     ArtifactSpec(
         "manifest",
         2,
         "parquet",
-        _MANIFEST_DOC,
-        (
-            *_MANIFEST_COLUMNS,
-            Field(
-                "tiles_per_s",
-                "float64",
-                "Tiles encoded a second of the slide's wall time; of the features stage.",
-                nullable=True,
-            ),
-            Field(
-                "waited",
-                "float64",
-                "Share of that time in which the encoder had no tile to work on, 0 to 1.",
-                nullable=True,
-            ),
-        ),
+        _MANIFEST_DOC + " Without remarks. No longer written.",
+        (*_MANIFEST_COLUMNS, *_PACE),
+    )
+)
+MANIFEST = register(
+    ArtifactSpec("manifest", 3, "parquet", _MANIFEST_DOC, (*_MANIFEST_COLUMNS, *_PACE, _REMARK))
+)
+_SLIDES_DOC = "What the slide files of a bucket are, as found when they were opened."
+register(
+    ArtifactSpec(
+        "slides",
+        1,
+        "parquet",
+        _SLIDES_DOC + " Without scenes, scales and bounds. No longer written.",
+        (SLIDE_ID, *_SLIDE_FACTS, *_STATUS),
     )
 )
 SLIDES = register(
     ArtifactSpec(
         "slides",
+        2,
+        "parquet",
+        _SLIDES_DOC,
+        (SLIDE_ID, *_SLIDE_FACTS, *_SLIDE_STRUCTURE, *_STATUS, _REMARK),
+    )
+)
+_COHORT_DOC = (
+    "The cohort, one row a slide: the sheet joined with what the slide files are. Columns that "
+    "follow the ones named here are the sheet's labels, as text."
+)
+_COHORT_SHEET = (
+    SLIDE_ID,
+    Field("patient_id", "str", "The patient; folds never part a patient's slides."),
+    Field("split", "str", "The sheet's `split` column.", nullable=True),
+)
+register(
+    ArtifactSpec(
+        "cohort",
         1,
         "parquet",
-        "What the slide files of a bucket are, as found when they were opened.",
-        (SLIDE_ID, *_SLIDE_FACTS, *_STATUS),
+        _COHORT_DOC + " Without scenes, scales and bounds. No longer written.",
+        (*_COHORT_SHEET, *_SLIDE_FACTS, *_STATUS),
+        open_columns=True,
     )
 )
 COHORT = register(
     ArtifactSpec(
         "cohort",
-        1,
+        2,
         "parquet",
-        "The cohort, one row a slide: the sheet joined with what the slide files are. Columns that "
-        "follow the ones named here are the sheet's labels, as text.",
+        _COHORT_DOC,
         (
-            SLIDE_ID,
-            Field("patient_id", "str", "The patient; folds never part a patient's slides."),
-            Field("split", "str", "The sheet's `split` column.", nullable=True),
+            *_COHORT_SHEET,
             *_SLIDE_FACTS,
+            *_SLIDE_STRUCTURE,
             *_STATUS,
+            _REMARK,
         ),
         open_columns=True,
     )

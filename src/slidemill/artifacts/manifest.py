@@ -56,6 +56,19 @@ class SlideTask:
 
 
 @dataclass(frozen=True)
+class Remarked:
+    """A slide's result, with what to look at though it is done.
+
+    Attributes:
+        count: Number of rows of the result.
+        remark: In words; None where there is nothing to look at.
+    """
+
+    count: int
+    remark: str | None = None
+
+
+@dataclass(frozen=True)
 class Pace:
     """How many slides are worked on at once, and for how long.
 
@@ -82,11 +95,12 @@ class SlideLoop:
         stage: Identity of the stage.
         results: Folder of all results.
         suffix: Ending of the slide's file, such as `.h5`.
-        compute: Does a slide and returns the number of rows of its result. It writes
-            `task.path` last, so that the file's presence means that the slide is done. None for a
-            stage that has a way of its own to work through slides and does not `run` this loop.
-        read_stamp: The `item_digest` and the `count` of a slide's file; raises ArtifactError if
-            the file is missing or not readable.
+        compute: Does a slide and returns the number of rows of its result, or that with a remark.
+            It writes `task.path` last, so that the file's presence means that the slide is done. None
+            for a stage that has a way of its own to work through slides and does not `run` this
+            loop.
+        read_stamp: The `item_digest`, the `count` and, where there is one, the `remark` of a
+            slide's file; raises ArtifactError if the file is missing or not readable.
         not_before: Results of before this time (seconds since the epoch) do not count.
         pace: How slides are spread over the job's CPUs.
         failed_in: Stage that failures are put down to; by default this one.
@@ -96,7 +110,7 @@ class SlideLoop:
     stage: StageId
     results: Path
     suffix: str
-    compute: Callable[[SlideTask], int] | None
+    compute: Callable[[SlideTask], int | Remarked] | None
     read_stamp: Callable[[Path], Mapping[str, Any]]
     not_before: float = 0.0
     pace: Pace = field(default=Pace())
@@ -180,7 +194,8 @@ class SlideLoop:
         """The row of a slide whose file is there with the right digest; None if it is not."""
         if not self._is_done(task):
             return None
-        return self._ok(task, count=int(self.read_stamp(task.path)["count"]), reused=True)
+        stamp = self.read_stamp(task.path)
+        return self._ok(task, count=int(stamp["count"]), remark=stamp.get("remark"), reused=True)
 
     def _ok(self, task: SlideTask, **values: Any) -> Row:  # noqa: ANN401 - mixed columns
         return manifest_row(
@@ -217,15 +232,18 @@ class SlideLoop:
 
     def _one(self, task: SlideTask) -> Row:
         started = time.perf_counter()
-        found = self.reused(task)
-        if found is not None:
-            return found
+        reused = self.reused(task)
+        if reused is not None:
+            return reused
         assert self.compute is not None
         try:
-            count = self.compute(task)
+            found = self.compute(task)
         except SlideError as error:
             return self.failed(task, error, time.perf_counter() - started)
-        return self.done(task, count, time.perf_counter() - started)
+        done = found if isinstance(found, Remarked) else Remarked(found)
+        return self._ok(
+            task, count=done.count, remark=done.remark, seconds=time.perf_counter() - started
+        )
 
     def _is_done(self, task: SlideTask) -> bool:
         try:

@@ -16,7 +16,7 @@ from slidemill.errors import Problem, SheetError
 from slidemill.slides.resolution import MPP_RANGE, is_plausible
 
 REQUIRED = ("slide_id", "path", "patient_id")
-OPTIONAL = ("mpp", "tissue", "split")
+OPTIONAL = ("mpp", "tissue", "split", "scene", "exclude")
 MAX_ID_LENGTH = 200
 _RESERVED = {item.name for item in COHORT.fields} - {*REQUIRED, *OPTIONAL}
 _DELIMITERS = {".tsv": "\t", ".txt": "\t", ".csv": ","}
@@ -36,6 +36,9 @@ class SheetRow:
         mpp: um per level-0 pixel, which overrides the metadata; None where the sheet has none.
         tissue: Absolute path of a GeoJSON of tissue; None where the sheet has none.
         split: The sheet's own split; None where the sheet has none.
+        scene: Scene of the file to read; None for the largest.
+        exclude: What of this slide is no tissue, as in `tissue.exclude`, separated by blanks; None
+            where the sheet says nothing.
         labels: The other columns; missing values are left out.
     """
 
@@ -46,6 +49,8 @@ class SheetRow:
     tissue: str | None
     split: str | None
     labels: Mapping[str, str]
+    scene: str | None = None
+    exclude: str | None = None
 
 
 @dataclass(frozen=True)
@@ -196,6 +201,8 @@ def _to_row(folder: str, labels: Sequence[str], values: Mapping[str, str]) -> Sh
         mpp=float(values["mpp"]) if values.get("mpp") else None,
         tissue=_absolute(folder, values["tissue"]) if values.get("tissue") else None,
         split=values.get("split") or None,
+        scene=values.get("scene") or None,
+        exclude=values.get("exclude") or None,
         labels={name: values[name] for name in labels if values[name]},
     )
 

@@ -75,7 +75,7 @@ def describe(stage: StageId, row: SheetRow, config: CohortConfig) -> Row:
         seen = slide_fingerprint(path)
     facts = _unknown(row)
     try:
-        with Slide(path, config.reader) as slide:
+        with Slide(path, config.reader, row.scene) as slide:
             facts |= _facts(slide)
             resolution = resolve_mpp(slide.properties, row.mpp, config.missing_mpp)
         # Facts and fingerprint have to be of the same file.
@@ -91,6 +91,7 @@ def describe(stage: StageId, row: SheetRow, config: CohortConfig) -> Row:
         "seconds": time.perf_counter() - started,
     }
     inputs = [facts["fingerprint"], resolution.mpp_x, resolution.mpp_y]
+    inputs += [] if row.scene is None else [row.scene]
     return facts | {"item_digest": stage.item_digest(inputs)}
 
 
@@ -103,6 +104,11 @@ def _unknown(row: SheetRow) -> Row:
         "width": 0,
         "height": 0,
         "levels": 0,
+        "exclude": row.exclude,
+        "bounds_x": 0,
+        "bounds_y": 0,
+        "bounds_width": 0,
+        "bounds_height": 0,
         "size_bytes": _length(Path(row.path)),
     }
 
@@ -121,7 +127,18 @@ def _length(path: Path) -> int:
 
 
 def _facts(slide: Slide) -> Row:
+    x, y, width, height = slide.bounds
+    scales = (f"{one.downsample:.10g} {one.source}" for one in slide.level_scales)
     return {
+        "scene": slide.scene,
+        "other_scenes": "; ".join(slide.other_scenes) or None,
+        "level_scales": ", ".join(scales),
+        "levels_left_out": "; ".join(slide.left_out) or None,
+        "bounds_x": x,
+        "bounds_y": y,
+        "bounds_width": width,
+        "bounds_height": height,
+        "remark": _remark(slide),
         "width": slide.dimensions[0],
         "height": slide.dimensions[1],
         "levels": len(slide.level_dimensions),
@@ -129,6 +146,16 @@ def _facts(slide: Slide) -> Row:
         "reader": slide.reader,
         "objective_power": objective_power(slide.properties),
     }
+
+
+def _remark(slide: Slide) -> str | None:
+    """What to look at, though the slide opens."""
+    if not slide.other_scenes:
+        return None
+    return (
+        f"the file has {len(slide.other_scenes) + 1} scenes; {slide.scene!r} is read, and not "
+        f"{', '.join(map(repr, slide.other_scenes))}: the sheet's column scene chooses"
+    )
 
 
 def gather(

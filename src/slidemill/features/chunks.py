@@ -26,6 +26,10 @@ OPEN_SLIDES = 2
 """Slides that a reader keeps open: the one it reads and the one that comes next."""
 
 
+SlideKey = tuple[Path, str | None]
+"""A file and its scene."""
+
+
 @dataclass(frozen=True)
 class Source:
     """Where tiles are from.
@@ -36,6 +40,7 @@ class Source:
         geometry: Size of its tiles.
         fingerprint: What the cohort stage saw; None where there is nothing to compare with.
         copy: A copy of the slide, compared already, that is read instead.
+        scene: Scene of the file that is read; None in a file of one.
     """
 
     path: Path
@@ -43,11 +48,17 @@ class Source:
     geometry: TileGeometry
     fingerprint: str | None = None
     copy: Path | None = None
+    scene: str | None = None
 
     @property
     def file(self) -> Path:
         """The file that is read."""
         return self.copy or self.path
+
+    @property
+    def key(self) -> SlideKey:
+        """What tells open slides apart."""
+        return self.file, self.scene
 
     @property
     def is_compared(self) -> bool:
@@ -148,9 +159,9 @@ class OpenSlides:
     """Slides that stay open between chunks, for several threads."""
 
     def __init__(self) -> None:
-        self._slides: OrderedDict[Path, Slide] = OrderedDict()
-        self._unwanted: set[Path] = set()
-        self._users: dict[Path, int] = {}
+        self._slides: OrderedDict[SlideKey, Slide] = OrderedDict()
+        self._unwanted: set[SlideKey] = set()
+        self._users: dict[SlideKey, int] = {}
         self._lock = threading.Lock()
 
     @contextmanager
@@ -160,38 +171,38 @@ class OpenSlides:
         Raises:
             SlideError: If it cannot be opened, or is not what the cohort stage saw.
         """
-        file = source.file
+        key = source.key
         with self._lock:
-            slide = self._slides.get(file)
+            slide = self._slides.get(key)
             if slide is None:
                 source.check()
-                slide = self._slides[file] = Slide(file, source.reader)
-                self._users[file] = 0
-            self._unwanted.discard(file)
-            self._slides.move_to_end(file)
-            self._users[file] += 1
+                slide = self._slides[key] = Slide(source.file, source.reader, source.scene)
+                self._users[key] = 0
+            self._unwanted.discard(key)
+            self._slides.move_to_end(key)
+            self._users[key] += 1
             self._close_idle()
         try:
             yield slide
         finally:
             with self._lock:
-                self._users[file] -= 1
+                self._users[key] -= 1
                 self._close_idle()
 
-    def forget(self, file: Path) -> None:
+    def forget(self, key: SlideKey) -> None:
         """Close a slide, as soon as nobody uses it."""
         with self._lock:
-            if file in self._slides:
-                self._unwanted.add(file)
+            if key in self._slides:
+                self._unwanted.add(key)
                 self._close_idle()
 
     def _close_idle(self) -> None:
-        idle = [file for file in self._slides if not self._users[file]]
+        idle = [key for key in self._slides if not self._users[key]]
         surplus = idle[: max(0, len(self._slides) - OPEN_SLIDES)]
-        for file in {*surplus, *self._unwanted.intersection(idle)}:
-            self._slides.pop(file).close()
-            self._unwanted.discard(file)
-            del self._users[file]
+        for key in {*surplus, *self._unwanted.intersection(idle)}:
+            self._slides.pop(key).close()
+            self._unwanted.discard(key)
+            del self._users[key]
 
 
 def answer(chunk: Chunk, slides: OpenSlides, out: RGB) -> Answer:

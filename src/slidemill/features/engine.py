@@ -267,7 +267,7 @@ class Engine:
         """Have a slide closed, and compared with what it was when its job began."""
         work = slide.work
         slide.is_read = True
-        self.pool.forget(work.source.file)
+        self.pool.forget(work.source.key)
         work.release()
         if not slide.is_sound and work.slide in self._slides:
             self._checks += 1

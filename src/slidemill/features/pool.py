@@ -20,7 +20,6 @@ from dataclasses import dataclass, field
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 
 from slidemill.artifacts.workers import (
     Lost,
@@ -31,7 +30,16 @@ from slidemill.artifacts.workers import (
     portable,
     shortage_of,
 )
-from slidemill.features.chunks import OPEN_SLIDES, Answer, Check, Chunk, OpenSlides, answer, check
+from slidemill.features.chunks import (
+    OPEN_SLIDES,
+    Answer,
+    Check,
+    Chunk,
+    OpenSlides,
+    SlideKey,
+    answer,
+    check,
+)
 from slidemill.features.ring import Ring
 from slidemill.memory import is_shortage
 
@@ -64,7 +72,7 @@ class _Reader:
     pipe: Connection
     under_way: dict[int, tuple[Chunk | Check, float]] = field(default_factory=dict)
     alone: bool = False
-    open_slides: deque[Path] = field(default_factory=lambda: deque(maxlen=OPEN_SLIDES))
+    open_slides: deque[SlideKey] = field(default_factory=lambda: deque(maxlen=OPEN_SLIDES))
 
 
 class ReaderPool:
@@ -97,13 +105,13 @@ class ReaderPool:
         self._pending.appendleft(asked)
         self._deal()
 
-    def forget(self, file: Path) -> None:
+    def forget(self, key: SlideKey) -> None:
         """Have a slide closed that is no longer needed: an open file takes its place on a disk."""
         for reader in self._readers:
-            if file in reader.open_slides:
-                reader.open_slides.remove(file)
+            if key in reader.open_slides:
+                reader.open_slides.remove(key)
             with suppress(OSError):
-                reader.pipe.send(file)
+                reader.pipe.send(key)
 
     @contextmanager
     def quiet(self) -> Iterator[None]:
@@ -167,16 +175,16 @@ class ReaderPool:
         A small slide is then opened once, and what its chunks share decoded once, while the other
         readers go ahead to the next.
         """
-        others = {path for one in self._readers if one is not reader for path in one.open_slides}
+        others = {key for one in self._readers if one is not reader for key in one.open_slides}
         for chunk in self._pending:
-            file = chunk.source.file
-            if isinstance(chunk, Check) or file in reader.open_slides or file not in others:
+            key = chunk.source.key
+            if isinstance(chunk, Check) or key in reader.open_slides or key not in others:
                 return chunk
         return self._pending[0]
 
     def _give(self, reader: _Reader, chunk: Chunk | Check) -> None:
-        if isinstance(chunk, Chunk) and chunk.source.file not in reader.open_slides:
-            reader.open_slides.append(chunk.source.file)
+        if isinstance(chunk, Chunk) and chunk.source.key not in reader.open_slides:
+            reader.open_slides.append(chunk.source.key)
         reader.under_way[chunk.number] = (chunk, time.monotonic() + self._crew.seconds)
         # A reader that has died meanwhile shows when its answer is awaited.
         with suppress(OSError):
@@ -261,11 +269,11 @@ def _serve(pipe: Connection, inherited: Sequence[Connection], ring: Ring, crew: 
     with ThreadPoolExecutor(max_workers=crew.threads) as threads:
         while True:
             try:
-                asked: Chunk | Check | Path = pipe.recv()
+                asked: Chunk | Check | SlideKey = pipe.recv()
             except (EOFError, OSError):
                 # The parent is gone, and nobody waits for what is still being read.
                 os._exit(0)
-            if isinstance(asked, Path):
+            if isinstance(asked, tuple):
                 slides.forget(asked)
             else:
                 threads.submit(work, asked)

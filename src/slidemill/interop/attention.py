@@ -219,6 +219,6 @@ def _read_pixels(row: Mapping[str, Any]) -> tuple[npt.NDArray[np.uint8], float]:
     Raises:
         SlideError: If the slide is not readable.
     """
-    with Slide(Path(str(row["path"])), str(row["reader"])) as slide:
+    with Slide.of(row) as slide:
         scale = max(1.0, max(slide.dimensions) / PICTURE_PX)
         return read_overview(slide, scale, scale).pixels, scale

@@ -143,7 +143,7 @@ def _attention(plan: Plan, cell: CellPlan, row: dict[str, Any]) -> bytes | None:
         coords: npt.NDArray[np.int64] = file["coords"][:]
     tiles = cell.encoder.tiles.folder(plan.results) / "slides" / f"{slide_id}.parquet"
     _, geometry = read_tiles(tiles)
-    with Slide(Path(row["path"]), row["reader"]) as slide:
+    with Slide.of(row) as slide:
         scale = max(1.0, max(slide.dimensions) / PICTURE_PX)
         pixels = read_overview(slide, scale, scale).pixels
     return attention_overlay(pixels, tile_boxes(coords, geometry, scale), weights)

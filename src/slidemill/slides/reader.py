@@ -5,14 +5,15 @@ transparent or ends. Every fault of a file becomes a `SlideError`, so that one b
 another.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
 from slidemill.errors import SlideCode, SlideError
-from slidemill.slides.readers.base import RGB, ReadError, Size, downsamples, on_white
+from slidemill.slides.readers.base import RGB, ReadError, Size, level_scales, on_white
 from slidemill.slides.readers.choice import open_backend, system_fault
 
 __all__ = ["RGB", "Slide", "on_white"]
@@ -26,31 +27,56 @@ class Slide:
         dimensions: Width and height of level 0, pixels.
         level_dimensions: Width and height of every level, pixels.
         level_downsamples: Level-0 pixels per pixel of every level; true floats, never rounded.
+        level_scales: The same, with what says so.
+        bounds: x, y, width and height of the scanned part of level 0, pixels; all of it where the
+            file says nothing.
+        scene: Name of the scene that is read; None in a file of one.
+        other_scenes: Names of the others.
+        left_out: What looked like a level and is none, in words.
         segments: Width and height of the pieces in which each level is stored, None where unknown.
         properties: The metadata by OpenSlide's names.
         vendor: Vendor, as the reader names it.
         reader: Name and version of the reader, such as `tiff 2026.1.0`.
     """
 
-    def __init__(self, path: Path, reader: str = "auto") -> None:
+    def __init__(self, path: Path, reader: str = "auto", scene: str | None = None) -> None:
         """Open a slide.
 
         Args:
             path: The file.
             reader: `auto`, a name of `cohort.reader`, or what another slide says as `reader`.
+            scene: Name of the scene to read; None for the largest.
 
         Raises:
             SlideError: With a code of what is wrong with the file.
         """
         self.path = path
-        self._backend = open_backend(path, reader.split(" ")[0])
+        self._backend = open_backend(path, reader.split(" ")[0], scene)
         self.level_dimensions: tuple[Size, ...] = self._backend.level_dimensions
         self.dimensions: Size = self.level_dimensions[0]
-        self.level_downsamples = downsamples(self.level_dimensions)
         self.segments = self._backend.segments
+        layout = self._backend.layout
+        self.level_scales = level_scales(self.level_dimensions, self.segments, layout.stated)
+        self.level_downsamples = tuple(scale.downsample for scale in self.level_scales)
+        self.bounds = layout.bounds or (0, 0, *self.dimensions)
+        self.scene, self.other_scenes = layout.scene, layout.other_scenes
+        self.left_out = layout.left_out
         self.properties = self._backend.properties
         self.vendor = self._backend.vendor
         self.reader = f"{self._backend.name} {self._backend.version}"
+
+    @classmethod
+    def of(cls, facts: Mapping[str, Any], path: Path | None = None) -> Self:
+        """Open a slide as the cohort stage did.
+
+        Args:
+            facts: Its row of the cohort's table: `path`, `reader`, `scene`.
+            path: Where it is read from; by default its own path.
+
+        Raises:
+            SlideError: With a code of what is wrong with the file.
+        """
+        return cls(path or Path(str(facts["path"])), str(facts["reader"]), facts["scene"])
 
     def __enter__(self) -> Self:
         return self

@@ -110,7 +110,7 @@ def compute(task: SlideTask, settings: GridSettings, coordinates: Path | None) -
     }
     columns = {name: values[chosen] for name, values in columns.items()}
     if settings.qc == "pixels":
-        with sound_slide(facts, task.scratch) as path, Slide(path, facts["reader"]) as slide:
+        with sound_slide(facts, task.scratch) as path, Slide.of(facts, path) as slide:
             coords = np.stack([columns["x"], columns["y"]], axis=1)
             measured = read_qualities(slide, coords, grid.geometry, task.threads)
         # Damage that was seen from afar may spare the tile itself.

@@ -72,7 +72,7 @@ def compute(
     # A slide that is coarser than the mask is to be has its own resolution.
     mpp = max(config.mpp, mpp_x, mpp_y)
     downsample = mpp / mpp_x, mpp / mpp_y
-    with sound_slide(facts, task.scratch) as path, Slide(path, facts["reader"]) as slide:
+    with sound_slide(facts, task.scratch) as path, Slide.of(facts, path) as slide:
         bounds = slide.dimensions
         overview = read_overview(slide, *downsample, task.threads)
         if config.method == "import":

@@ -6,8 +6,9 @@ codes of slidemill: `choice` and `Slide` turn its faults into those.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import cv2
 import numpy as np
@@ -62,6 +63,27 @@ def faults_of(library: str, kind: type[ReaderError]) -> Iterator[None]:
         raise kind(f"{library} says {type(error).__name__}: {error}") from None
 
 
+@dataclass(frozen=True)
+class Layout:
+    """What a file says of its own structure.
+
+    Attributes:
+        stated: Level-0 pixels per pixel of every level as the file states them; None for a level of
+            which it says nothing. Empty where it says nothing of any.
+        scene: Name of the scene (image, core) that is read; None in a file of one.
+        other_scenes: Names of the others.
+        left_out: What looked like a level and is none, each in words with the reason.
+        bounds: x, y, width and height of the scanned part of level 0, pixels; None where the file
+            says nothing.
+    """
+
+    stated: tuple[float | None, ...] = ()
+    scene: str | None = None
+    other_scenes: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    bounds: tuple[int, int, int, int] | None = None
+
+
 class Backend(Protocol):
     """What a reader offers.
 
@@ -72,6 +94,7 @@ class Backend(Protocol):
         level_dimensions: Width and height of every level, pixels, finest first.
         segments: Width and height of the pieces in which each level is stored; None where unknown.
         properties: Metadata by OpenSlide's names where it has one for them.
+        layout: What the file says of its own structure.
     """
 
     name: str
@@ -80,6 +103,7 @@ class Backend(Protocol):
     level_dimensions: tuple[Size, ...]
     segments: tuple[Size | None, ...]
     properties: dict[str, str]
+    layout: Layout
 
     def read_into(self, level: int, x: int, y: int, out: RGB) -> None:
         """Read a rectangle of a level, in pixels of that level; white outside. Thread-safe.
@@ -112,20 +136,48 @@ class Opener(Protocol):
         ...
 
 
-def downsamples(level_dimensions: tuple[Size, ...]) -> tuple[float, ...]:
-    """Level-0 pixels per pixel of every level.
+@dataclass(frozen=True)
+class LevelScale:
+    """How large a pixel of a level is.
 
-    A whole number where the dimensions are those of a level that was reduced by it and rounded to
-    pixels (4443 halved is 2221, and the downsample is 2, not 2.0005); else the mean over both axes,
-    never rounded: 1.9948 is 1.9948.
+    Attributes:
+        downsample: Level-0 pixels per pixel of the level; never rounded.
+        source: `stated` by the file; `whole`, a whole factor which the dimensions fit; `sizes`, the
+            quotient of the dimensions.
     """
-    width, height = level_dimensions[0]
+
+    downsample: float
+    source: Literal["stated", "whole", "sizes"]
+
+
+def level_scales(
+    dimensions: tuple[Size, ...],
+    segments: tuple[Size | None, ...] = (),
+    stated: tuple[float | None, ...] = (),
+) -> tuple[LevelScale, ...]:
+    """How large a pixel of every level is.
+
+    What the file states counts first; else a whole number where the dimensions are those of a level
+    that was reduced by it and rounded to pixels (4443 halved is 2221, and the downsample is 2, not
+    2.0005); else the mean over both axes, never rounded: 1.9948 is 1.9948.
+
+    Args:
+        dimensions: Width and height of every level, pixels, finest first.
+        segments: Width and height of the pieces of each level, None where unknown.
+        stated: What the file states of each level, None where it states nothing.
+    """
+    width, height = dimensions[0]
     found = []
-    for wide, high in level_dimensions:
+    for level, (wide, high) in enumerate(dimensions):
+        said = stated[level] if level < len(stated) else None
         mean = (width / wide + height / high) / 2
         whole = max(1, round(mean))
-        is_whole = abs(width / whole - wide) < 1 and abs(height / whole - high) < 1
-        found.append(float(whole) if is_whole else mean)
+        if said is not None:
+            found.append(LevelScale(said, "stated"))
+        elif abs(width / whole - wide) < 1 and abs(height / whole - high) < 1:
+            found.append(LevelScale(float(whole), "whole"))
+        else:
+            found.append(LevelScale(mean, "sizes"))
     return tuple(found)
 
 

@@ -37,27 +37,28 @@ _JPEG_FRAME = b"\xff\xd8\xff\xc0"
 _J2K_START = b"\xff\x4f\xff\x51"
 
 
-def open_backend(path: Path, reader: str = "auto") -> Backend:
+def open_backend(path: Path, reader: str = "auto", scene: str | None = None) -> Backend:
     """Open a file.
 
     Args:
         path: The file.
         reader: A value of `cohort.reader`.
+        scene: Name of the scene to read; None for the largest.
 
     Raises:
         SlideError: With the code of what is wrong.
     """
     try:
-        return _open_any(path, reader)
+        return _open_any(path, reader, scene)
     except OSError as error:
         raise system_fault(path, error) from None
 
 
-def _open_any(path: Path, reader: str) -> Backend:
+def _open_any(path: Path, reader: str, scene: str | None) -> Backend:
     head = _head(path)
     if reader != "auto":
         try:
-            return _open(path, reader)
+            return _open(path, reader, scene)
         except OpenError as fault:
             raise SlideError(
                 SlideCode.UNSUPPORTED if isinstance(fault, UnsupportedError) else _code(path, head),
@@ -67,7 +68,7 @@ def _open_any(path: Path, reader: str) -> Backend:
     faults = []
     for name in _candidates(path, head):
         try:
-            return _open(path, name)
+            return _open(path, name, scene)
         except OpenError as fault:
             faults.append(fault)
             if isinstance(fault, TruncatedError):
@@ -75,16 +76,20 @@ def _open_any(path: Path, reader: str) -> Backend:
     raise _why_not(path, head, faults)
 
 
-def _open(path: Path, reader: str) -> Backend:
+def _open(path: Path, reader: str, scene: str | None) -> Backend:
     """Open with one reader; its library is imported only now."""
+    if reader == "tiff":
+        from slidemill.slides.readers.tiff import TiffBackend
+
+        return TiffBackend(path, scene)
+    if scene is not None:
+        raise UnsupportedError(
+            f"the sheet asks for scene {scene!r}, and the reader {reader} cannot choose one"
+        )
     if reader == "openslide":
         from slidemill.slides.readers.openslide import OpenSlideBackend
 
         return OpenSlideBackend(path)
-    if reader == "tiff":
-        from slidemill.slides.readers.tiff import TiffBackend
-
-        return TiffBackend(path)
     if reader == "wsidicom":
         from slidemill.slides.readers.dicom import DicomBackend
 

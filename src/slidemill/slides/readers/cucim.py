@@ -9,6 +9,7 @@ import numpy as np
 
 from slidemill.slides.readers.base import (
     RGB,
+    Layout,
     OpenError,
     ReadError,
     Size,
@@ -46,6 +47,7 @@ class CuCimBackend:
         self.segments: tuple[Size | None, ...] = tuple(
             (int(w), int(h)) for w, h in resolutions["level_tile_sizes"]
         )
+        self.layout = Layout()
         self.vendor: str | None = next((key for key in metadata if key != "cucim"), None)
         described = metadata.get(self.vendor, {}) if self.vendor else {}
         self.properties = {

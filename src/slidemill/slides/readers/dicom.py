@@ -16,6 +16,7 @@ import numpy as np
 from slidemill.slides.readers import jpeg2000
 from slidemill.slides.readers.base import (
     RGB,
+    Layout,
     OpenError,
     ReadError,
     Size,
@@ -74,6 +75,7 @@ class DicomBackend:
             for number, decoder in enumerate(decoders)
         ]
         self.vendor: str | None = "dicom"
+        self.layout = Layout()
         self.properties = {
             "dicom.PixelSpacing-x": str(spacing.width),
             "dicom.PixelSpacing-y": str(spacing.height),

@@ -11,6 +11,7 @@ from PIL import Image
 
 from slidemill.slides.readers.base import (
     RGB,
+    Layout,
     OpenError,
     ReadError,
     Size,
@@ -46,6 +47,7 @@ class ImageBackend:
         self.level_dimensions: tuple[Size, ...] = (size,)
         self.segments: tuple[Size | None, ...] = (None,)
         self.properties: dict[str, str] = {}
+        self.layout = Layout()
         self._pixels: RGB | None = None
 
     def read_into(self, level: int, x: int, y: int, out: RGB) -> None:

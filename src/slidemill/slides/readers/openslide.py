@@ -13,6 +13,7 @@ import openslide
 
 from slidemill.slides.readers.base import (
     RGB,
+    Layout,
     OpenError,
     ReadError,
     Size,
@@ -49,6 +50,7 @@ class OpenSlideBackend:
         for size in self.level_dimensions:
             check_size(size)
         self.vendor = self.properties.get("openslide.vendor")
+        self.layout = Layout()
         self.segments = tuple(self._segment(level) for level, _ in enumerate(self.level_dimensions))
 
     def _segment(self, level: int) -> Size | None:

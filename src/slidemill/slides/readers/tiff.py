@@ -16,6 +16,7 @@ import tifffile
 from slidemill.slides.readers import tiff_levels
 from slidemill.slides.readers.base import (
     RGB,
+    Layout,
     OpenError,
     Size,
     faults_of,
@@ -36,8 +37,12 @@ class TiffBackend:
     vendor: str | None
     version = tifffile.__version__
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, scene: str | None = None) -> None:
         """Parse the directories of a file; no pixel is read.
+
+        Args:
+            path: The file.
+            scene: Name of the scene to read; None for the largest.
 
         Raises:
             UnsupportedError: If it is a TIFF of a kind that is not read.
@@ -58,6 +63,7 @@ class TiffBackend:
                 self._mosaics = [self._mosaic(number, level) for number, level in enumerate(levels)]
             # Nothing failed: the file stays open until `close`.
             opened.pop_all()
+        self.layout = Layout()
         self.level_dimensions: tuple[Size, ...] = tuple(level.size for level in levels)
         self.segments: tuple[Size | None, ...] = tuple(level.segment for level in levels)
 
