@@ -103,6 +103,5 @@ def test_a_region_of_a_real_slide_is_openslides_own(shared):
     ],
 )
 def test_downsamples_are_whole_only_where_rounding_explains_the_dimensions(sizes, expected):
-    assert [one.downsample for one in level_scales(tuple(sizes))] == pytest.approx(
-        expected, rel=1e-4
-    )
+    found = [one.downsample for one in level_scales(tuple(sizes))]
+    assert found == pytest.approx(expected, rel=1e-4)

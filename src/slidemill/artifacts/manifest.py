@@ -96,9 +96,9 @@ class SlideLoop:
         results: Folder of all results.
         suffix: Ending of the slide's file, such as `.h5`.
         compute: Does a slide and returns the number of rows of its result, or that with a remark.
-            It writes `task.path` last, so that the file's presence means that the slide is done. None
-            for a stage that has a way of its own to work through slides and does not `run` this
-            loop.
+            It writes `task.path` last, so that the file's presence means that the slide is done.
+            None for a stage that has a way of its own to work through slides and does not `run`
+            this loop.
         read_stamp: The `item_digest`, the `count` and, where there is one, the `remark` of a
             slide's file; raises ArtifactError if the file is missing or not readable.
         not_before: Results of before this time (seconds since the epoch) do not count.

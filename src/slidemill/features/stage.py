@@ -108,7 +108,7 @@ class FeaturesRun:
             self._tiles[number] = coords, geometry
             facts = task.facts
             path, seen = Path(facts["path"]), str(facts["fingerprint"])
-            source = Source(path, facts["reader"], geometry, seen, scene=facts["scene"])
+            source = Source(path, facts["reader"], geometry, seen, scene=facts.get("scene"))
             copies, copy = self._copies, None
             if copies is not None:
                 while not copies.is_ready():

@@ -76,7 +76,7 @@ class Slide:
         Raises:
             SlideError: With a code of what is wrong with the file.
         """
-        return cls(path or Path(str(facts["path"])), str(facts["reader"]), facts["scene"])
+        return cls(path or Path(str(facts["path"])), str(facts["reader"]), facts.get("scene"))
 
     def __enter__(self) -> Self:
         return self
