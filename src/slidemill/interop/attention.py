@@ -29,6 +29,7 @@ from slidemill.interop import qupath
 from slidemill.interop.read import ExportError, Float32Array, UnfitError, shorten
 from slidemill.plan import CellPlan, Plan
 from slidemill.report.heatmap import attention_heat, heatmap_figure, percentiles, tile_boxes
+from slidemill.slides.bounds import bounds_of
 from slidemill.slides.overview import read_overview
 from slidemill.slides.reader import Slide
 from slidemill.tiles.grid import Coords, TileGeometry
@@ -147,7 +148,7 @@ def _export_slide(
             row = _known(slide_id, facts)
             found = read_attention(plan, cell, slide_id)
             path = out / cell.stage.name / f"{slide_id}.geojson"
-            qupath.write_objects(path, [], found.table(), found.geometry)
+            qupath.write_objects(path, [], found.table(), found.geometry, bounds_of(row)[:2])
             # Once for all rows, and not before one needs it.
             if pixels is None:
                 pixels, scale = _read_pixels(row)

@@ -19,7 +19,11 @@ _NOT_MEASURED = ("x", "y", "keep")
 
 
 def write_objects(
-    path: Path, tissue: Sequence[Mapping[str, Any]], tiles: pd.DataFrame, geometry: TileGeometry
+    path: Path,
+    tissue: Sequence[Mapping[str, Any]],
+    tiles: pd.DataFrame,
+    geometry: TileGeometry,
+    corner: tuple[int, int] = (0, 0),
 ) -> None:
     """Write `<slide>.geojson`.
 
@@ -28,9 +32,10 @@ def write_objects(
         tissue: GeoJSON features of the tissue, as the tissue stage wrote them.
         tiles: The kept tiles, columns of the tile table; what is missing in it is left out.
         geometry: Size of the tiles.
+        corner: Corner of the scanned part, level-0 pixels, from which QuPath counts.
     """
     features = [_annotation(feature) for feature in tissue]
-    features += _tiles(tiles, geometry)
+    features += _tiles(tiles, geometry, corner)
     write_text(path, json.dumps({"type": "FeatureCollection", "features": features}) + "\n")
 
 
@@ -40,10 +45,12 @@ def _annotation(feature: Mapping[str, Any]) -> dict[str, Any]:
     return {"type": "Feature", "geometry": feature["geometry"], "properties": properties}
 
 
-def _tiles(tiles: pd.DataFrame, geometry: TileGeometry) -> Iterator[dict[str, Any]]:
+def _tiles(
+    tiles: pd.DataFrame, geometry: TileGeometry, corner: tuple[int, int]
+) -> Iterator[dict[str, Any]]:
     """One QuPath tile object a row; its rectangle is the true one, beyond the slide too."""
     for row in records(tiles):
-        left, top = row["x"], row["y"]
+        left, top = row["x"] - corner[0], row["y"] - corner[1]
         right, bottom = left + geometry.width, top + geometry.height
         ring = [[left, top], [right, top], [right, bottom], [left, bottom], [left, top]]
         measured = {

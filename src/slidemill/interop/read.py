@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from shapely.affinity import translate
 from shapely.geometry import MultiPolygon, Polygon, shape
 
 from slidemill.artifacts.folder import StageId
@@ -23,6 +24,7 @@ from slidemill.artifacts.manifest import read_manifest, records
 from slidemill.artifacts.parquet import read_parquet
 from slidemill.errors import ArtifactError, ProblemsError
 from slidemill.plan import EncoderPlan, Plan
+from slidemill.slides.bounds import bounds_of
 from slidemill.tiles.grid import Coords, TileGeometry
 from slidemill.tiles.stage import read_tiles
 from slidemill.tiles.trident import level0_magnification, nominal_magnification
@@ -74,6 +76,7 @@ class SlideFacts:
         mpp_x: um per level-0 pixel in x.
         mpp_y: The same in y.
         item_digest: Digest of what the slide file is.
+        corner: Corner of the scanned part, level-0 pixels, from which QuPath counts.
     """
 
     slide_id: str
@@ -82,6 +85,7 @@ class SlideFacts:
     mpp_x: float
     mpp_y: float
     item_digest: str
+    corner: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)
@@ -125,6 +129,7 @@ def read_facts(plan: Plan) -> dict[str, SlideFacts]:
             mpp_x=float(row["mpp_x"]),
             mpp_y=float(row["mpp_y"]),
             item_digest=str(row["item_digest"]),
+            corner=bounds_of(row)[:2],
         )
         for row in records(frame[frame["status"] == "ok"])
     }
@@ -258,12 +263,16 @@ def square_size(geometry: TileGeometry, tool: str) -> int:
 
 
 def read_tissue(path: Path) -> list[Polygon]:
-    """Polygons of a slide's tissue GeoJSON, level-0 pixels.
+    """Polygons of a slide's tissue GeoJSON, level-0 pixels of the canvas.
 
     Raises:
         ArtifactError: If the file is damaged.
     """
-    geometries = (shape(feature["geometry"]) for feature in read_collection(path)["features"])
+    collection = read_collection(path)
+    x, y = collection.get("slidemill", {}).get("origin", (0, 0))
+    geometries = (shape(feature["geometry"]) for feature in collection["features"])
+    if (x, y) != (0, 0):
+        geometries = (translate(geometry, x, y) for geometry in geometries)
     return [
         polygon
         for geometry in geometries

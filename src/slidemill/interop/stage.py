@@ -174,7 +174,7 @@ def _write_stamp(root: Path, slide: SlideTiles, encoded: Encoded) -> None:
 def _write_qupath(root: Path, slide: SlideTiles, _: Encoded) -> None:
     tissue = read_collection(slide.tissue)["features"] if slide.tissue is not None else []
     path = root / f"{slide.facts.slide_id}.geojson"
-    qupath.write_objects(path, tissue, slide.table, slide.geometry)
+    qupath.write_objects(path, tissue, slide.table, slide.geometry, slide.facts.corner)
 
 
 _WRITERS: Mapping[ExportTool, Callable[[Path, SlideTiles, Encoded], None]] = {

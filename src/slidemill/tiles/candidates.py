@@ -20,6 +20,7 @@ from slidemill.artifacts.hdf5 import open_hdf5
 from slidemill.artifacts.manifest import SlideTask
 from slidemill.artifacts.parquet import read_columns, read_footer, write_parquet
 from slidemill.errors import ArtifactError, SlideCode, SlideError
+from slidemill.slides.bounds import bounds_of
 from slidemill.slides.reader import Slide
 from slidemill.slides.regions import MAX_UPSAMPLING
 from slidemill.slides.staging import sound_slide
@@ -93,15 +94,14 @@ def compute(task: SlideTask, settings: GridSettings, coordinates: Path | None) -
     def share(*kinds: TissueClass) -> Fractions:
         return mask_fraction(np.isin(classes, kinds), *downsample, grid.coords, grid.geometry)
 
+    x, y, width, height = bounds_of(facts)
     unreadable = share(TissueClass.UNREADABLE)
     chosen = grid.touches | (unreadable > 0)
     columns: dict[str, npt.NDArray[Any]] = {
         "x": grid.coords[:, 0],
         "y": grid.coords[:, 1],
         "tissue_fraction": grid.tissue,
-        "padded_fraction": padded_fraction(
-            grid.coords, grid.geometry, int(facts["width"]), int(facts["height"])
-        ),
+        "padded_fraction": padded_fraction(grid.coords, grid.geometry, width, height, (x, y)),
         "pen_fraction": share(TissueClass.PEN),
         "white_fraction": share(TissueClass.GLASS),
         "black_fraction": share(TissueClass.BLACK),
@@ -161,7 +161,8 @@ def _lay(
             geometry = tile_geometry(
                 settings.tile_px, settings.mpp, settings.overlap_px, mpp_x, mpp_y
             )
-            coords = exact_grid(geometry, width, height)
+            x, y, scanned_width, scanned_height = bounds_of(facts)
+            coords = exact_grid(geometry, scanned_width, scanned_height) + np.array([x, y])
         tissue = mask_fraction(classes == TissueClass.TISSUE, *downsample, coords, geometry)
         # Another tool's tiles are candidates as they are, wherever our mask lies.
         touches = (tissue > 0) | (settings.grid == "import")

@@ -1,7 +1,7 @@
 """The grid of tiles of a slide.
 
-One grid a slide, from (0, 0), row-major, with its pitch in floats: tile (column, row) begins at
-round(column * step_x), round(row * step_y), so that rounding never adds up and neighbouring pieces
+One grid a slide, from the corner of its scanned part, row-major, with its pitch in floats: tile (column, row) begins at
+round(column * step_x), round(row * step_y) from there, so that rounding never adds up and neighbouring pieces
 of tissue share one grid. x and y have resolutions of their own.
 """
 
@@ -88,13 +88,31 @@ def _corners(step: float, extent: int) -> npt.NDArray[np.int64]:
 
 
 def padded_fraction(
-    coords: Coords, geometry: TileGeometry, width: int, height: int
+    coords: Coords,
+    geometry: TileGeometry,
+    width: int,
+    height: int,
+    corner: tuple[int, int] = (0, 0),
 ) -> npt.NDArray[np.float32]:
-    """Share of each tile's area that lies outside the slide.
+    """Share of each tile's area that was not scanned.
+
+    Args:
+        coords: (N, 2) top-left corners, level-0 pixels.
+        geometry: Size of the tiles.
+        width: Width of the scanned part, level-0 pixels.
+        height: Its height.
+        corner: Its top-left corner, level-0 pixels.
 
     Returns:
         (N,) float32, 0 to 1.
     """
-    inside_x = np.clip(width - coords[:, 0], 0, geometry.width) / geometry.width
-    inside_y = np.clip(height - coords[:, 1], 0, geometry.height) / geometry.height
+    inside_x = _inside(coords[:, 0] - corner[0], geometry.width, width)
+    inside_y = _inside(coords[:, 1] - corner[1], geometry.height, height)
     return (1.0 - inside_x * inside_y).astype(np.float32)
+
+
+def _inside(start: npt.NDArray[np.int64], length: float, extent: int) -> npt.NDArray[np.float64]:
+    """Share of each stretch that lies between 0 and `extent`."""
+    before = np.clip(-start, 0, length)
+    inside: npt.NDArray[np.float64] = (np.clip(extent - start, 0, length) - before) / length
+    return inside

@@ -1,8 +1,8 @@
 """Tissue polygons from GeoJSON files that people or other tools made.
 
 Reads what QuPath exports (a FeatureCollection, a bare list of features, one feature or one bare
-geometry), what TRIDENT writes and what slidemill writes itself. Coordinates are level-0 pixels,
-whatever a `crs` member claims. Writes nothing.
+geometry), what TRIDENT writes and what slidemill writes itself. Coordinates are level-0 pixels;
+`_origin` says from where they count. Writes nothing.
 
 Which features count:
 
@@ -25,6 +25,7 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 import shapely
+from shapely.affinity import translate
 from shapely.geometry import Polygon
 
 from slidemill.errors import SlideCode, SlideError
@@ -50,22 +51,29 @@ _OLD_OBJECT_IDS = {
 }
 
 
-def read_polygons(path: Path) -> list[Polygon]:
-    """Tissue polygons of a slide.
+def read_polygons(path: Path, corner: tuple[int, int] = (0, 0)) -> list[Polygon]:
+    """Tissue polygons of a slide; see `read_placed`."""
+    return read_placed(path, corner)[0]
+
+
+def read_placed(path: Path, corner: tuple[int, int]) -> tuple[list[Polygon], str]:
+    """Tissue polygons of a slide on its canvas, and from where the file was taken to count.
 
     Args:
         path: A GeoJSON file.
+        corner: Corner of the slide's scanned part, level-0 pixels.
 
     Returns:
         Valid polygons of more than no area, in level-0 pixels and in the file's order; at least
-        one. They may overlap, as those of the file do.
+        one. They may overlap, as those of the file do. In words, what was taken as the origin.
 
     Raises:
         SlideError: With `tissue-file`, if the file is missing, empty, too large, not JSON, not
             GeoJSON, has coordinates that are not finite numbers, or no tissue polygons.
     """
     try:
-        tissue, holes, left_out = _sort(_parse(path), path)
+        document = _parse(path)
+        tissue, holes, left_out = _sort(document, path)
     except RecursionError:
         _fail(path, "nested too deeply to be GeoJSON", "Export it again")
     if not tissue:
@@ -75,13 +83,40 @@ def read_polygons(path: Path) -> list[Polygon]:
             "features of kinds that do not count)",
             "Export the tissue as annotations with an area, unclassified or of class Tissue",
         )
+    origin, said = _origin(document, corner, path)
+    if origin != (0, 0):
+        tissue = [translate(polygon, *origin) for polygon in tissue]
+        holes = [translate(polygon, *origin) for polygon in holes]
     if not holes:
-        return tissue
+        return tissue, said
     united = shapely.union_all(holes)
     rest = [part for polygon in tissue for part in _cut(polygon, united)]
     if not rest:
         _fail(path, "the classes that are cut out cover all tissue", "Look at its annotations")
-    return rest
+    return rest, said
+
+
+def _origin(
+    document: Any,  # noqa: ANN401 - what a JSON file holds
+    corner: tuple[int, int],
+    path: Path,
+) -> tuple[tuple[float, float], str]:
+    """Where a file's coordinates begin, level-0 pixels of the canvas, and who counts so.
+
+    Ours says it; TRIDENT's, known by its `crs`, count from the canvas; QuPath's have no mark, so
+    every other file counts as QuPath does.
+    """
+    members = document if isinstance(document, dict) else {}
+    own = members.get("slidemill")
+    if isinstance(own, dict):
+        origin = own.get("origin", [0, 0])
+        numbers = isinstance(origin, list) and [type(value) for value in origin] == [int, int]
+        if not numbers:
+            _fail(path, f"its slidemill origin {origin!r} is no pair of numbers", "Export it again")
+        return (origin[0], origin[1]), "the origin that slidemill wrote in it"
+    if "EPSG::3857" in json.dumps(members.get("crs")):
+        return (0, 0), "the whole canvas' corner, as TRIDENT does"
+    return corner, "the corner of the scanned part, as QuPath does"
 
 
 def check_bounds(polygons: Sequence[Polygon], bounds: tuple[int, int]) -> None:

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import shapely
+from shapely.affinity import translate
 from shapely.geometry import Polygon, mapping
 
 Points = npt.NDArray[np.float64]
@@ -99,16 +100,24 @@ def _with_inner_corners(contour: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]
 
 
 def to_geojson(
-    polygons: list[Polygon], mpp_x: float, mpp_y: float, provenance: dict[str, Any]
+    polygons: list[Polygon],
+    mpp_x: float,
+    mpp_y: float,
+    provenance: dict[str, Any],
+    origin: tuple[int, int] = (0, 0),
 ) -> str:
-    """GeoJSON of tissue annotations in level-0 pixels.
+    """GeoJSON of tissue annotations, as QuPath counts: from the corner of the scanned part.
 
     Args:
-        polygons: The pieces of tissue.
+        polygons: The pieces of tissue, level-0 pixels of the canvas.
         mpp_x: um per level-0 pixel in x.
         mpp_y: um per level-0 pixel in y.
-        provenance: Kept under the collection's `slidemill` member, which readers ignore.
+        provenance: Kept under the collection's `slidemill` member, which other tools ignore.
+        origin: Corner of the scanned part, level-0 pixels; kept there too, where it is not (0, 0).
     """
+    if origin != (0, 0):
+        provenance = provenance | {"origin": list(origin)}
+        polygons = [translate(polygon, -origin[0], -origin[1]) for polygon in polygons]
     features = [
         {
             "type": "Feature",

@@ -1,14 +1,14 @@
 """The tissue stage: a class map, polygons and a picture of every slide.
 
 Reads slides once, at a fixed physical resolution, or the sheet's GeoJSON. Writes, per slide,
-`slides/<slide>.geojson` (level-0 pixels), `slides/<slide>.jpg` (the overlay) and
+`slides/<slide>.geojson` (level-0 pixels as QuPath counts), `slides/<slide>.jpg` (the overlay) and
 `slides/<slide>.h5` (mask and classes, written last). A slide in which nothing is found is a failed
 row, never an empty result.
 """
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ from slidemill.artifacts.atomic import write_bytes, write_text
 from slidemill.artifacts.digest import file_sha256
 from slidemill.artifacts.formats import TISSUE
 from slidemill.artifacts.hdf5 import read_attributes, write_hdf5
-from slidemill.artifacts.manifest import SlideTask
+from slidemill.artifacts.manifest import Remarked, SlideTask
 from slidemill.config import TissueConfig
 from slidemill.errors import ArtifactError, SlideCode, SlideError
 from slidemill.slides.overview import Overview, read_overview
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
     from slidemill.tissue.unet import Segmenter
 
+Part = tuple[slice, slice]
+"""Rows and columns of an overview."""
 LoadSegmenter = Callable[[], "Segmenter"]
 MIN_PICTURE_PX = 800
 """Longest edge below which an overview is too small to judge; the slide is read again, finer."""
@@ -48,11 +50,12 @@ class Found:
 
     tissue: TissueMap
     polygons: "list[Polygon]"
+    remark: str | None = None
 
 
 def compute(
     task: SlideTask, config: TissueConfig, load_segmenter: LoadSegmenter | None = None
-) -> int:
+) -> int | Remarked:
     """Find the tissue of one slide and write its three files.
 
     Args:
@@ -74,22 +77,26 @@ def compute(
     downsample = mpp / mpp_x, mpp / mpp_y
     with sound_slide(facts, task.scratch) as path, Slide.of(facts, path) as slide:
         bounds = slide.dimensions
+        corner = slide.bounds[:2]
+        part = _part(slide, downsample)
         overview = read_overview(slide, *downsample, task.threads)
         if config.method == "import":
-            found = _imported(facts["tissue"], overview, downsample, bounds)
+            found = _imported(facts["tissue"], overview, downsample, slide)
         elif config.method == "unet":
             assert load_segmenter is not None
             classes = _by_network(slide, overview, config, load_segmenter(), (mpp_x, mpp_y))
+            classes = _only(classes, part)
             found = _outlined(_cleaned(classes, mpp, config), downsample, bounds)
         else:
             tissue = find_tissue(
-                overview.pixels,
+                overview.pixels[part],
                 mpp,
                 method=config.method,
                 min_area_mm2=config.min_area_mm2,
                 min_hole_mm2=config.min_hole_mm2,
-                unreadable=overview.unreadable,
+                unreadable=overview.unreadable[part],
             )
+            tissue = _on_canvas(tissue, overview.unreadable.shape, part)
             found = _outlined(tissue, downsample, bounds)
         if not found.tissue.mask.any():
             raise _no_tissue(facts["path"], found.tissue, config)
@@ -100,17 +107,23 @@ def compute(
         mpp,
         downsample,
         draw_overlay(picture, found.polygons, *scale, classes=found.tissue.classes),
+        corner,
     )
-    return found.tissue.pieces
+    return Remarked(found.tissue.pieces, found.remark) if found.remark else found.tissue.pieces
 
 
 def _write(
-    task: SlideTask, found: Found, mpp: float, downsample: tuple[float, float], overlay: bytes
+    task: SlideTask,
+    found: Found,
+    mpp: float,
+    downsample: tuple[float, float],
+    overlay: bytes,
+    origin: tuple[int, int],
 ) -> None:
     tissue = found.tissue
     stamp = task.stamp.as_attributes(TISSUE.type, TISSUE.version)
     mpp_x, mpp_y = float(task.facts["mpp_x"]), float(task.facts["mpp_y"])
-    geojson = to_geojson(found.polygons, mpp_x, mpp_y, dict(stamp))
+    geojson = to_geojson(found.polygons, mpp_x, mpp_y, dict(stamp), origin)
     write_text(task.path.with_suffix(".geojson"), geojson)
     write_bytes(task.path.with_suffix(".jpg"), overlay)
     write_hdf5(
@@ -129,6 +142,28 @@ def _write(
     )
 
 
+def _part(slide: Slide, downsample: tuple[float, float]) -> Part:
+    """Pixels of the overview that lie wholly in the scanned part; all where that is all."""
+    x, y, width, height = slide.bounds
+    if slide.bounds == (0, 0, *slide.dimensions):
+        return np.s_[:, :]
+    columns = slice(math.ceil(x / downsample[0]), math.floor((x + width) / downsample[0]))
+    return slice(math.ceil(y / downsample[1]), math.floor((y + height) / downsample[1])), columns
+
+
+def _only(classes: npt.NDArray[np.uint8], part: Part) -> npt.NDArray[np.uint8]:
+    """Classes of the scanned part, on a canvas that is glass beside it."""
+    canvas = np.full(classes.shape, TissueClass.GLASS, np.uint8)
+    canvas[part] = classes[part]
+    return canvas
+
+
+def _on_canvas(tissue: TissueMap, shape: tuple[int, ...], part: Part) -> TissueMap:
+    canvas = np.full(shape, TissueClass.GLASS, np.uint8)
+    canvas[part] = tissue.classes
+    return replace(tissue, classes=canvas)
+
+
 def _outlined(tissue: TissueMap, downsample: tuple[float, float], bounds: tuple[int, int]) -> Found:
     return Found(tissue, mask_to_polygons(tissue.mask, *downsample, bounds))
 
@@ -137,10 +172,10 @@ def _imported(
     tissue_path: str | None,
     overview: Overview,
     downsample: tuple[float, float],
-    bounds: tuple[int, int],
+    slide: Slide,
 ) -> Found:
     """The sheet's polygons as they are, and the mask that they make."""
-    from slidemill.tissue.geojson import check_bounds, rasterise, read_polygons
+    from slidemill.tissue.geojson import check_bounds, rasterise, read_placed
 
     if tissue_path is None:
         raise SlideError(
@@ -148,13 +183,15 @@ def _imported(
             "tissue.method is import, but the sheet's tissue column is empty for this slide; give "
             "a GeoJSON there",
         )
-    polygons = read_polygons(Path(tissue_path))
-    check_bounds(polygons, bounds)
+    polygons, said = read_placed(Path(tissue_path), slide.bounds[:2])
+    check_bounds(polygons, slide.dimensions)
+    bounded = slide.bounds != (0, 0, *slide.dimensions)
+    remark = f"{Path(tissue_path).name} is taken to count from {said}" if bounded else None
     height, width = overview.unreadable.shape
     mask = rasterise(polygons, *downsample, width, height)
     classes = np.where(mask, np.uint8(TissueClass.TISSUE), np.uint8(TissueClass.GLASS))
     classes[overview.unreadable & ~mask] = TissueClass.UNREADABLE
-    return Found(TissueMap(classes, math.nan, len(polygons)), polygons)
+    return Found(TissueMap(classes, math.nan, len(polygons)), polygons, remark)
 
 
 def _by_network(

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import openslide
 
+from slidemill.slides.bounds import stated_bounds
 from slidemill.slides.readers.base import (
     RGB,
     Layout,
@@ -50,7 +51,7 @@ class OpenSlideBackend:
         for size in self.level_dimensions:
             check_size(size)
         self.vendor = self.properties.get("openslide.vendor")
-        self.layout = Layout()
+        self.layout = Layout(bounds=stated_bounds(self.properties, self.level_dimensions[0]))
         self.segments = tuple(self._segment(level) for level, _ in enumerate(self.level_dimensions))
 
     def _segment(self, level: int) -> Size | None:
