@@ -74,7 +74,16 @@ def read_overview(
     level = slide.best_level(min(downsample_x, downsample_y))
     scale = slide.level_downsamples[level] / max(downsample_x, downsample_y)
     fill = partial(_fill, slide, found, downsample=(downsample_x, downsample_y), scale=scale)
-    blocks = _blocks(slide, level, columns, rows, scale)
+    x, y, width, height = slide.bounds
+    left, top = x / downsample_x, y / downsample_y
+    right, bottom = left + width / downsample_x, top + height / downsample_y
+    blocks = [
+        block
+        for block in _blocks(slide, level, columns, rows, scale)
+        # What was not scanned is white without being read.
+        if block[0] < right and block[1] < bottom
+        if block[0] + block[2] > left and block[1] + block[3] > top
+    ]
     with ThreadPoolExecutor(max_workers=max(1, threads)) as pool:
         faults = [fault for fault in pool.map(fill, blocks) if fault is not None]
     reason = faults[0] if faults else None
