@@ -4,6 +4,7 @@ import json
 
 import h5py
 import numpy as np
+import pandas as pd
 import pytest
 import shapely
 from shapely.geometry import box, mapping
@@ -12,10 +13,12 @@ from slidemill.artifacts import formats
 from slidemill.artifacts.folder import StageId
 from slidemill.artifacts.manifest import SlideTask
 from slidemill.config import TissueConfig
+from slidemill.interop.qupath import write_objects
 from slidemill.interop.read import read_tissue
 from slidemill.slides.bounds import bounds_of, stated_bounds
 from slidemill.slides.identity import slide_fingerprint
 from slidemill.slides.reader import Slide
+from slidemill.tiles import candidates
 from slidemill.tiles.grid import padded_fraction, tile_geometry
 from slidemill.tissue import stage
 from slidemill.tissue.classes import TissueClass
@@ -90,6 +93,27 @@ def test_what_qupath_draws_lands_where_it_was_drawn(shared, tmp_path):
     assert shapely.union_all(read_polygons(path.with_suffix(".geojson"))).equals(TISSUE)
     written = json.loads(path.with_suffix(".geojson").read_text())["features"][0]["geometry"]
     assert shapely.geometry.shape(written).equals(box(200, 300, 1800, 1800))
+
+
+def test_the_grid_begins_at_the_bounds_and_qupath_sees_round_numbers(shared, tmp_path):
+    path, _ = run(shared, tmp_path, TissueConfig())
+    facts = {"slide_id": "s", "path": "slide.scn", "width": 8000, "height": 6000}
+    facts |= {"bounds_x": 3000, "bounds_y": 1600, "bounds_width": 2048, "bounds_height": 2048}
+    facts |= {"mpp_x": 0.5, "mpp_y": 0.5}
+    output = tmp_path / "tiles.parquet"
+    task = SlideTask("s", facts, path, output, STAGE.stamp("s", {}))
+    settings = candidates.GridSettings(256, 0.5, 0, "exact", "overview")
+    candidates.compute(task, settings, None)
+    table = pd.read_parquet(output)
+    assert ((table["x"] - 3000) % 256 == 0).all()
+    assert table["x"].between(3000, 5047).all()
+    assert table["y"].between(1600, 3647).all()
+    assert (table["padded_fraction"] == 0).all()
+    geometry = tile_geometry(256, 0.5, 0, 0.5, 0.5)
+    write_objects(tmp_path / "q.geojson", [], table[["x", "y"]], geometry, (3000, 1600))
+    first = json.loads((tmp_path / "q.geojson").read_text())["features"][0]["geometry"]
+    corner = [table["x"][0] - 3000, table["y"][0] - 1600]
+    assert first["coordinates"][0][0] == corner
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,8 @@
 
 One grid a slide, from the corner of its scanned part, row-major, with its pitch in floats: tile
 (column, row) begins at round(column * step_x), round(row * step_y) from there, so that rounding
-never adds up and neighbouring pieces of tissue share one grid. x and y have resolutions of their own.
+never adds up and neighbouring pieces of tissue share one grid. x and y have resolutions of their
+own.
 """
 
 import math
