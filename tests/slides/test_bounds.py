@@ -13,6 +13,7 @@ from slidemill.artifacts import formats
 from slidemill.artifacts.folder import StageId
 from slidemill.artifacts.manifest import SlideTask
 from slidemill.config import TissueConfig
+from slidemill.errors import SlideError
 from slidemill.interop.qupath import write_objects
 from slidemill.interop.read import read_tissue
 from slidemill.slides.bounds import bounds_of, stated_bounds
@@ -136,3 +137,11 @@ def test_a_file_counts_from_the_corner_of_who_wrote_it(tmp_path, members, corner
     (polygon,), said = read_placed(path, (30, 40))
     assert polygon.bounds[:2] == corner
     assert who in said
+
+
+def test_outlines_off_the_slide_say_from_where_they_were_counted(shared, tmp_path):
+    feature = {"type": "Feature", "geometry": mapping(box(6000, 10, 7000, 90)), "properties": {}}
+    path = tmp_path / "a.geojson"
+    path.write_text(json.dumps(feature))
+    with pytest.raises(SlideError, match=r"outside the slide.*as QuPath does"):
+        run(shared, tmp_path, TissueConfig(method="import"), path)

@@ -184,9 +184,14 @@ def _imported(
             "a GeoJSON there",
         )
     polygons, said = read_placed(Path(tissue_path), slide.bounds[:2])
-    check_bounds(polygons, slide.dimensions)
     bounded = slide.bounds != (0, 0, *slide.dimensions)
     remark = f"{Path(tissue_path).name} is taken to count from {said}" if bounded else None
+    try:
+        check_bounds(polygons, slide.dimensions)
+    except SlideError as error:
+        if remark is None:
+            raise
+        raise SlideError(error.code, f"{error.message}. {remark}") from None
     height, width = overview.unreadable.shape
     mask = rasterise(polygons, *downsample, width, height)
     classes = np.where(mask, np.uint8(TissueClass.TISSUE), np.uint8(TissueClass.GLASS))
