@@ -21,14 +21,11 @@ class Missing:
 
     def __init__(self, more: Iterable[str] = ()) -> None:
         self._markers = frozenset(_folded(marker) for marker in (*MARKERS, *more))
-        self._longest = max(map(len, self._markers))
 
     def __call__(self, cell: str) -> bool:
         """Whether a cell says that there is no value."""
-        if cell.isascii():
-            # Most cells are longer than any marker; casefold never makes ASCII shorter.
-            cell = cell.strip()
-            return len(cell) <= self._longest and cell.casefold() in self._markers
+        if cell.isascii() and cell.isprintable():
+            return cell.strip().lower() in self._markers
         return _folded(cell) in self._markers
 
 

@@ -98,28 +98,15 @@ def read_sheet(path: Path, missing_values: Sequence[str] = (), twins: Twins = "r
     header = table.header
     source = f"{path} ({table.form}; columns {', '.join(header[:40])})"
     _check_header(source, header)
+    labels = tuple(name for name in header if name not in KNOWN)
+    markers: dict[str, Counter[str]] = {name: Counter() for name in header}
     problems: list[Problem] = []
     rows: list[SheetRow] = []
     numbers: list[int] = []
     first_row: dict[str, int] = {}
     folder = str(path.parent.resolve())
-    labels = tuple(name for name in header if name not in KNOWN)
-    missing = Missing(missing_values)
-    markers: dict[str, Counter[str]] = {name: Counter() for name in header}
-    for number, cells in table.lines:
-        if len(cells) != len(header):
-            what = f"{len(cells)} cells where the header has {len(header)}"
-            todo = "Correct the row; empty cells count, quotes may be open"
-            problems.append(Problem(f"row {number}", what, todo))
-            continue
-        values = {}
-        for name, cell in zip(header, map(str.strip, cells), strict=True):
-            if missing(cell):
-                markers[name][cell] += 1
-                cell = ""
-            values[name] = cell
-        values.setdefault(PATIENT, values["slide_id"])
-        found = _check_row(number, values, first_row)
+    for number, raw, values in _values(table, Missing(missing_values), markers, problems):
+        found = _check_row(number, values, raw, first_row)
         problems += found
         first_row.setdefault(values["slide_id"], number)
         if not found:
@@ -142,6 +129,34 @@ def read_sheet(path: Path, missing_values: Sequence[str] = (), twins: Twins = "r
         *_said(table, markers, labels, joined),
     )
     return Sheet(path, labels, tuple(rows), has_patients, notes)
+
+
+def _values(
+    table: Table, missing: Missing, markers: Mapping[str, Counter[str]], problems: list[Problem]
+) -> Iterator[tuple[int, dict[str, str], dict[str, str]]]:
+    """Each row's number, its cells as written, and with empty ones for those that are missing.
+
+    Rows that have another number of cells than the header are left out and added to `problems`;
+    what was missing is counted in `markers`, by column and by what was written.
+    """
+    header = table.header
+    absent = {
+        cell for cell in {c.strip() for _, cells in table.lines for c in cells} if missing(cell)
+    }
+    for number, cells in table.lines:
+        if len(cells) != len(header):
+            what = f"{len(cells)} cells where the header has {len(header)}"
+            todo = "Correct the row; empty cells count, quotes may be open"
+            problems.append(Problem(f"row {number}", what, todo))
+            continue
+        raw = values = dict(zip(header, map(str.strip, cells), strict=True))
+        if not absent.isdisjoint(raw.values()):
+            for name, cell in raw.items():
+                if cell in absent:
+                    markers[name][cell] += 1
+            values = {name: "" if cell in absent else cell for name, cell in raw.items()}
+        values.setdefault(PATIENT, values["slide_id"])
+        yield number, raw, values
 
 
 def joins(texts: Iterable[str]) -> dict[str, str]:
@@ -228,18 +243,17 @@ def _check_header(source: str, header: Sequence[str]) -> None:
 
 
 def _check_row(
-    number: int, values: Mapping[str, str], first_row: Mapping[str, int]
+    number: int, values: Mapping[str, str], raw: Mapping[str, str], first_row: Mapping[str, int]
 ) -> list[Problem]:
-    """Faults of one row."""
+    """Faults of one row, of which `raw` has missing values as they are written."""
     problems = []
 
     def add(column: str, what: str, todo: str) -> None:
         problems.append(Problem(f"row {number}, column {column}", what, todo))
 
-    # An empty id is also one that is marked as missing.
     slide_id = values["slide_id"]
     if not slide_id:
-        add("slide_id", "empty or a marker of missing values", "Name the slide")
+        add("slide_id", _absent(raw["slide_id"]), "Name the slide")
     elif slide_id in first_row:
         add("slide_id", f"{slide_id!r} is in row {first_row[slide_id]} already", "Rename one slide")
     elif not re.match(NAME_PATTERN, slide_id) or len(slide_id) > MAX_ID_LENGTH:
@@ -251,7 +265,7 @@ def _check_row(
         )
     for column in ("path", PATIENT):
         if not values[column]:
-            add(column, "empty or a marker of missing values", "Every slide needs one")
+            add(column, _absent(raw.get(column, "")), "Every slide needs one")
     if values.get("mpp"):
         try:
             plausible = is_plausible(float(values["mpp"]))
@@ -265,6 +279,10 @@ def _check_row(
                 f"Give um per level-0 pixel, between {low} and {high}, or leave it empty",
             )
     return problems
+
+
+def _absent(cell: str) -> str:
+    return f"{cell!r} stands for a missing value" if cell else "empty"
 
 
 def _to_row(folder: str, labels: Sequence[str], values: Mapping[str, str]) -> SheetRow:

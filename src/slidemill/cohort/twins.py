@@ -10,6 +10,7 @@ import unicodedata
 from collections.abc import Iterable
 
 _NUMBER = re.compile(r"([+-]?)([0-9]+)(?:\.([0-9]*))?")
+_BEGINS = frozenset("+-0123456789")
 _UNSEEN = frozenset({"Cc", "Cf"})
 """Unicode categories of what has no width: controls, joiners, marks of direction."""
 
@@ -20,7 +21,8 @@ def twin_key(text: str) -> str:
         folded = text.strip().lower()
     else:
         folded = _folded(text)
-    return number_key(folded) or folded
+    # A cohort has a hundred thousand ids: only what begins as a number is looked at as one.
+    return (number_key(folded) or folded) if folded[:1] in _BEGINS else folded
 
 
 def number_key(text: str) -> str | None:
