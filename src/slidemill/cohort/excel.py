@@ -26,7 +26,7 @@ def read_excel(path: Path, data: bytes) -> tuple[list[tuple[int, list[str]]], st
     try:
         with pd.ExcelFile(io.BytesIO(data), engine="openpyxl") as book:
             names = [str(name) for name in book.sheet_names]
-            frame = book.parse(0, header=None, dtype=object, na_filter=False)
+            frame = pd.read_excel(book, sheet_name=0, header=None, dtype=object, na_filter=False)
     except (BadZipFile, KeyError, ValueError, OSError) as error:
         todo = "Save it again as .xlsx, or as .csv"
         raise _refused(path, f"not a workbook that openpyxl reads ({error})", todo) from None

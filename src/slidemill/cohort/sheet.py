@@ -117,7 +117,8 @@ def read_sheet(path: Path, missing_values: Sequence[str] = (), twins: Twins = "r
     has_patients = PATIENT in header
     patients = [row.patient_id for row in rows] if has_patients else []
     problems += _twins([row.slide_id for row in rows], numbers, "slide_id", twins)
-    problems += _twins(patients, numbers, PATIENT, twins)
+    if has_patients:
+        problems += _twins(patients, numbers, PATIENT, twins)
     if problems:
         raise SheetError(source, problems)
     joined = joins(patients) if twins == "join" else {}
