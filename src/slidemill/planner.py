@@ -3,6 +3,7 @@
 Reads the configuration, the sheet and the weights' digests; opens no slide and imports no torch.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -24,7 +25,10 @@ from slidemill.planner_evaluate import (
     plan_splits,
     plan_summary,
 )
+from slidemill.splits.classes import check_labels
 from slidemill.tiles.keep import Limits
+
+log = logging.getLogger(__name__)
 
 LIMITS = {field.name for field in fields(Limits)}
 """Keys of `tiles` that choose among candidates and measure nothing."""
@@ -44,7 +48,10 @@ def make_plan(config: Config, folder: Path) -> Plan:
         ConfigError: If the configuration does not fit the sheet or the encoders.
         WeightsError: If weights are not on this machine.
     """
-    sheet = read_sheet(folder / config.cohort.sheet)
+    settings = config.cohort
+    sheet = read_sheet(folder / settings.sheet, settings.missing_values, settings.twins)
+    for note in sheet.notes:
+        log.info("%s", note)
     _check_against_sheet(config, sheet)
     cohort = StageId(
         "cohort",
@@ -102,6 +109,12 @@ def _check_against_sheet(config: Config, sheet: Sheet) -> None:
         what = "import, and the sheet has no tissue column with files"
         problems.append(Problem("tissue.method", what, "Add the column, or choose another method"))
     problems += list(check_evaluate(config, sheet))
+    problems += list(check_labels(config, sheet))
+    if not sheet.has_patients and config.evaluate.tasks:
+        what = f"{sheet.path.name} has no column patient_id, and an evaluation keeps patients apart"
+        has = ", ".join(sheet.label_columns) or "none"
+        todo = f"Add it, or rename the column that is it (other columns: {has})"
+        problems.append(Problem("cohort.sheet", what, todo))
     trains = {row.split for row in sheet.rows}
     for number, run in enumerate(config.pretrain.runs):
         where = f"pretrain.runs.{number}.patients"

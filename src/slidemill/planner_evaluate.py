@@ -20,6 +20,7 @@ from slidemill.evaluate.controls import ALL_CONTROLS, ENCODER_CONTROLS
 from slidemill.evaluate.models import MODELS, PROBE_OF
 from slidemill.plan import CellPlan, EncoderPlan, PretrainPlan
 from slidemill.planner_cells import LABELS_ONLY, CellMaker, path_safe
+from slidemill.splits.classes import new_orders
 
 SPLIT_COLUMN = "split"
 """Column of the sheet that protocol: split reads."""
@@ -76,6 +77,8 @@ def plan_splits(config: Config, task: TaskConfig, sheet: Sheet, folder: Path) ->
             )
         ),
     }
+    if orders := new_orders(task, sheet.rows):
+        parameters["classes"] = orders
     given = task.splits or evaluate.splits
     if given is not None:
         path = folder / given

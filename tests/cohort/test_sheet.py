@@ -1,3 +1,5 @@
+import unicodedata
+
 import pytest
 
 from slidemill.cohort.sheet import read_sheet
@@ -74,7 +76,7 @@ def test_ids_that_are_no_file_names_are_refused(tmp_path, bad):
 @pytest.mark.parametrize(
     ("header", "what"),
     [
-        ("slide_id\tpath", "patient_id is missing"),
+        ("slide_id\tpatient_id", "path is missing"),
         ("slide_id\tpath\tpatient_id\tpath", "path is there twice"),
         ("slide_id\tpath\tpatient_id\t", "no name"),
         ("slide_id\tpath\tpatient_id\twidth", "slidemill writes itself"),
@@ -88,6 +90,93 @@ def test_missing_empty_and_foreign_files(tmp_path):
     assert "no such file" in str(faults(tmp_path / "none.tsv"))
     assert "empty" in str(faults(sheet(tmp_path, "", "e.tsv")))
     assert "no slides" in str(faults(sheet(tmp_path, "slide_id\tpath\tpatient_id\n", "h.tsv")))
-    assert "neither .tsv nor .csv" in str(faults(sheet(tmp_path, "x", "s.xlsx")))
-    (tmp_path / "latin.tsv").write_bytes(b"slide_id\tpath\tpatient_id\n\xe4\t\xff\t\n")
-    assert "UTF-8" in str(faults(tmp_path / "latin.tsv"))
+    assert "none of .csv, .tsv, .txt and .xlsx" in str(faults(sheet(tmp_path, "x", "s.ods")))
+    (tmp_path / "odd.tsv").write_bytes(b"slide_id\tpath\tpatient_id\n\xe4\t\x81\t\n")
+    assert "neither UTF-8 nor Windows-1252" in str(faults(tmp_path / "odd.tsv"))
+
+
+HEADER = ["slide_id", "path", "patient_id", "grade"]
+
+
+def written(tmp_path, *rows, name="s.csv", separator=","):
+    text = "".join(separator.join(row) + "\n" for row in (HEADER, *rows))
+    return sheet(tmp_path, text, name)
+
+
+@pytest.mark.parametrize("marker", ["NA", "n/a", "nan", "NULL", "[not available]", "-", "", "x9"])
+def test_a_missing_patient_is_no_patient(tmp_path, marker):
+    path = written(tmp_path, ["a", "a.svs", marker, "1"])
+    with pytest.raises(SheetError, match="row 2, column patient_id"):
+        read_sheet(path, ["X9"])
+
+
+def test_missing_cells_are_missing_in_every_column_and_counted(tmp_path):
+    text = (
+        "slide_id,path,patient_id,mpp,split,grade\n"
+        "a,a.svs,p,NA,-,NA\nb,b.svs,q,,,n/a\nc,c.svs,r,0.5,test,1\nd,d.svs,s,,,\n"
+    )
+    found = read_sheet(sheet(tmp_path, text, "s.csv"))
+    first = found.rows[0]
+    assert (first.mpp, first.split, dict(first.labels)) == (None, None, {})
+    assert "missing in grade: 3 of 4 slides (NA: 1, n/a: 1, empty: 1)" in found.notes
+    assert any(note.startswith("missing in mpp: 3 of 4 slides (empty: 2, NA: 1)")
+               for note in found.notes)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("7", "007"),
+        ("7", "7.0"),
+        ("P1", "p1"),
+        ("P1", "P1\u200b"),
+        ("Müller", unicodedata.normalize("NFD", "Müller")),
+    ],
+)
+def test_twins_of_patients_are_refused_joined_or_kept(tmp_path, first, second):
+    path = written(tmp_path, ["a", "a.svs", first, "1"], ["b", "b.svs", second, "0"])
+    with pytest.raises(SheetError) as caught:
+        read_sheet(path)
+    said = str(caught.value)
+    assert "row 2" in said
+    assert "row 3" in said
+    assert "cohort.twins: join" in said
+    assert "cohort.twins: keep" in said
+    # What cannot be seen is written out.
+    assert said.isascii() or "\\u" in said
+    joined = read_sheet(path, twins="join")
+    assert [row.patient_id for row in joined.rows] == [first, first]
+    assert any("joined" in note for note in joined.notes)
+    assert [row.patient_id for row in read_sheet(path, twins="keep").rows] == [first, second]
+
+
+def test_twins_of_slides_can_be_kept_and_not_joined(tmp_path):
+    path = written(tmp_path, ["s1", "a.svs", "p", "1"], ["S1", "b.svs", "q", "0"])
+    for twins in ("refuse", "join"):
+        with pytest.raises(SheetError, match="look like one slide"):
+            read_sheet(path, twins=twins)
+    assert [row.slide_id for row in read_sheet(path, twins="keep").rows] == ["s1", "S1"]
+
+
+def test_blanks_around_ids_part_nobody_and_are_said(tmp_path):
+    found = read_sheet(written(tmp_path, ["a", "a.svs", "p ", "1"], ["b", "b.svs", "p", "1"]))
+    assert {row.patient_id for row in found.rows} == {"p"}
+    assert "patient_id: blanks around 1 ids were cut off" in found.notes
+
+
+def test_without_patients_every_slide_is_one_and_it_is_said(tmp_path):
+    found = read_sheet(sheet(tmp_path, "slide_id,path\na,a.svs\nA2,b.svs\n", "s.csv"))
+    assert [row.patient_id for row in found.rows] == ["a", "A2"]
+    assert not found.has_patients
+    assert any("no column patient_id" in note for note in found.notes)
+
+
+def test_errors_name_separator_and_columns(tmp_path):
+    path = sheet(tmp_path, "slide_id;file;patient\na;a.svs;p\n", "s.csv")
+    with pytest.raises(SheetError, match=r"semicolon.*columns slide_id, file, patient"):
+        read_sheet(path)
+
+
+def test_a_good_sheet_has_one_note(tmp_path):
+    path = written(tmp_path, ["a", "a.svs", "p", "1"], name="s.txt", separator=";")
+    assert read_sheet(path).notes == ("sheet s.txt: 1 slides, separator semicolon, UTF-8",)

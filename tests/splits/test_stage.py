@@ -24,7 +24,8 @@ def cohort_path(tmp_path):
         row = {item.name: None for item in COHORT.fields}
         row |= {
             "slide_id": f"s{number}", "patient_id": patient, "path": "x", "width": 1, "height": 1,
-            "levels": 1, "size_bytes": 1, "status": "failed" if number == 3 else "ok",
+            "levels": 1, "size_bytes": 1, "bounds_x": 0, "bounds_y": 0, "bounds_width": 1,
+            "bounds_height": 1, "status": "failed" if number == 3 else "ok",
             "split": ["train", "test"][number % 2], "grade": ["high", "low", "mid"][number % 3],
             "label": None if number == 5 else str(number // 2 % 2),
         }  # fmt: skip

@@ -1,25 +1,34 @@
 """The slide sheet: read, and validated whole.
 
-Reads a TSV or CSV file and no slide. Every fault is reported at once, with its row (the header is
-row 1, as a spreadsheet counts), its column and what to do. All values stay text.
+Reads a table and no slide. Every fault is reported at once, with its row (the header is row 1, as
+a spreadsheet counts), its column and what to do. All values stay text.
 """
 
-import csv
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from slidemill.artifacts.formats import COHORT
-from slidemill.config import NAME_PATTERN
+from slidemill.cohort.missing import Missing
+from slidemill.cohort.table import Table, read_table
+from slidemill.cohort.twins import twin_groups, visible
+from slidemill.config import NAME_PATTERN, Twins
 from slidemill.errors import Problem, SheetError
 from slidemill.slides.resolution import MPP_RANGE, is_plausible
 
-REQUIRED = ("slide_id", "path", "patient_id")
+REQUIRED = ("slide_id", "path")
+PATIENT = "patient_id"
 OPTIONAL = ("mpp", "tissue", "split", "scene", "exclude")
+KNOWN = (*REQUIRED, PATIENT, *OPTIONAL)
+"""Columns that are no labels."""
 MAX_ID_LENGTH = 200
-_RESERVED = {item.name for item in COHORT.fields} - {*REQUIRED, *OPTIONAL}
-_DELIMITERS = {".tsv": "\t", ".txt": "\t", ".csv": ","}
+MAX_TWINS = 20
+"""So many groups of twins are named."""
+MAX_LINES = 5
+"""So many rows are named of a text."""
+_RESERVED = {item.name for item in COHORT.fields} - set(KNOWN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,81 +70,161 @@ class Sheet:
         path: Where it was read from.
         label_columns: Columns that are labels, in order.
         rows: One a slide, in the order of the sheet.
+        has_patients: Whether it says who the patients are; if not, each slide is one of its own.
+        notes: How it was read, and what was missing or joined: lines for people.
     """
 
     path: Path
     label_columns: tuple[str, ...]
     rows: tuple[SheetRow, ...]
+    has_patients: bool = True
+    notes: tuple[str, ...] = ()
 
 
-def read_sheet(path: Path) -> Sheet:
+def read_sheet(path: Path, missing_values: Sequence[str] = (), twins: Twins = "refuse") -> Sheet:
     """Read and validate a slide sheet.
 
     Relative paths in the sheet start at the sheet's own folder.
 
+    Args:
+        path: A .csv, .tsv, .txt or .xlsx.
+        missing_values: Cells that are missing, besides those of every sheet.
+        twins: What becomes of ids that differ by case, zeros or what cannot be seen.
+
     Raises:
         SheetError: With every fault at once.
     """
-    header, lines = _read_cells(path)
-    _check_header(path, header)
+    table = read_table(path, KNOWN)
+    header = table.header
+    source = f"{path} ({table.form}; columns {', '.join(header[:40])})"
+    _check_header(source, header)
+    labels = tuple(name for name in header if name not in KNOWN)
+    markers: dict[str, Counter[str]] = {name: Counter() for name in header}
     problems: list[Problem] = []
     rows: list[SheetRow] = []
+    numbers: list[int] = []
     first_row: dict[str, int] = {}
     folder = str(path.parent.resolve())
-    labels = tuple(name for name in header if name not in REQUIRED + OPTIONAL)
-    for number, cells in lines:
-        if len(cells) != len(header):
-            what = f"{len(cells)} cells where the header has {len(header)}"
-            problems.append(
-                Problem(
-                    f"row {number}", what, "Mend the row; empty cells count, quotes may be open"
-                )
-            )
-            continue
-        values = dict(zip(header, map(str.strip, cells), strict=True))
-        found = _check_row(number, values, first_row)
+    for number, raw, values in _values(table, Missing(missing_values), markers, problems):
+        found = _check_row(number, values, raw, first_row)
         problems += found
         first_row.setdefault(values["slide_id"], number)
         if not found:
             rows.append(_to_row(folder, labels, values))
-    if not lines:
+            numbers.append(number)
+    if not table.lines:
         problems.append(Problem("row 2", "the sheet has no slides", "Add one row a slide"))
+    has_patients = PATIENT in header
+    patients = [row.patient_id for row in rows] if has_patients else []
+    problems += _twins([row.slide_id for row in rows], numbers, "slide_id", twins)
+    if has_patients:
+        problems += _twins(patients, numbers, PATIENT, twins)
     if problems:
-        raise SheetError(str(path), problems)
-    return Sheet(path, labels, tuple(rows))
+        raise SheetError(source, problems)
+    joined = joins(patients) if twins == "join" else {}
+    if joined:
+        rows = [replace(row, patient_id=joined.get(row.patient_id, row.patient_id)) for row in rows]
+    notes = (
+        f"sheet {path.name}: {len(rows)} slides, {table.form}",
+        *table.remarks,
+        *_said(table, markers, labels, joined),
+    )
+    return Sheet(path, labels, tuple(rows), has_patients, notes)
 
 
-def _read_cells(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    delimiter = _DELIMITERS.get(path.suffix.lower())
-    if delimiter is None:
-        raise _refused(path, "the name ends in neither .tsv nor .csv", "Name it by what it is")
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            # A row that is blank throughout is a spreadsheet's leftover, not a slide.
-            lines = [
-                (number, cells)
-                for number, cells in enumerate(csv.reader(stream, delimiter=delimiter), start=1)
-                if "".join(cells).strip()
-            ]
-    except FileNotFoundError:
-        todo = "Set cohort.sheet, or write the demo's with `slidemill demo demo`"
-        raise _refused(path, "there is no such file", todo) from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise _refused(path, f"not a UTF-8 table ({error})", "Save it as UTF-8 text") from None
-    except OSError as error:
-        raise _refused(
-            path, f"not readable ({error.strerror})", "Mend the path or rights"
-        ) from None
-    if not lines:
-        raise _refused(path, "the file is empty", f"Begin with a header: {', '.join(REQUIRED)}")
-    return [cell.strip() for cell in lines[0][1]], lines[1:]
+def _values(
+    table: Table, missing: Missing, markers: Mapping[str, Counter[str]], problems: list[Problem]
+) -> Iterator[tuple[int, dict[str, str], dict[str, str]]]:
+    """Each row's number, its cells as written, and with empty ones for those that are missing.
+
+    Rows that have another number of cells than the header are left out and added to `problems`;
+    what was missing is counted in `markers`, by column and by what was written.
+    """
+    header = table.header
+    absent = {
+        cell for cell in {c.strip() for _, cells in table.lines for c in cells} if missing(cell)
+    }
+    for number, cells in table.lines:
+        if len(cells) != len(header):
+            what = f"{len(cells)} cells where the header has {len(header)}"
+            todo = "Correct the row; empty cells count, quotes may be open"
+            problems.append(Problem(f"row {number}", what, todo))
+            continue
+        raw = values = dict(zip(header, map(str.strip, cells), strict=True))
+        if not absent.isdisjoint(raw.values()):
+            for name, cell in raw.items():
+                if cell in absent:
+                    markers[name][cell] += 1
+            values = {name: "" if cell in absent else cell for name, cell in raw.items()}
+        values.setdefault(PATIENT, values["slide_id"])
+        yield number, raw, values
 
 
-def _refused(path: Path, what: str, todo: str) -> SheetError:
-    return SheetError(str(path), [Problem(str(path), what, todo)])
+def joins(texts: Iterable[str]) -> dict[str, str]:
+    """The first spelling of every text that is a twin of an earlier one."""
+    return {twin: group[0] for group in twin_groups(texts) for twin in group[1:]}
 
 
-def _check_header(path: Path, header: Sequence[str]) -> None:
+def _twins(
+    texts: Sequence[str], numbers: Sequence[int], column: str, twins: Twins
+) -> Iterator[Problem]:
+    """Twins that are not to be there, with their rows."""
+    slides = column == "slide_id"
+    if twins == "keep" or (twins == "join" and not slides):
+        return
+    groups = twin_groups(texts)
+    wanted = {text for group in groups for text in group}
+    rows: dict[str, list[int]] = {}
+    for text, number in zip(texts, numbers, strict=True):
+        if text in wanted:
+            rows.setdefault(text, []).append(number)
+    for group in groups[:MAX_TWINS]:
+        said = " and ".join(f"{visible(text)} (row{_rows(rows[text])})" for text in group)
+        if slides:
+            what, todo = "slide", "Rename one, or set cohort.twins: keep, if they are two slides"
+        else:
+            what = "patient"
+            todo = (
+                f"Write them alike, or set cohort.twins: join (one patient, {visible(group[0])}) "
+                "or cohort.twins: keep (they are different patients)"
+            )
+        yield Problem(f"column {column}", f"{said} look like one {what}", todo)
+    if len(groups) > MAX_TWINS:
+        more = f"{len(groups) - MAX_TWINS} more groups of twins"
+        yield Problem(f"column {column}", more, "See cohort.twins")
+
+
+def _rows(numbers: Sequence[int]) -> str:
+    more = f" and {len(numbers) - MAX_LINES} more" if len(numbers) > MAX_LINES else ""
+    return f"{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers[:MAX_LINES]))}{more}"
+
+
+def _said(
+    table: Table,
+    markers: Mapping[str, Counter[str]],
+    labels: Sequence[str],
+    joined: Mapping[str, str],
+) -> Iterator[str]:
+    """What a run should say of a sheet that is in order."""
+    if PATIENT not in table.header:
+        yield f"no column {PATIENT}: every slide counts as a patient of its own"
+    for name, found in markers.items():
+        # That mpp or tissue is left empty is how they are meant; a written marker is looked at.
+        if found and (name in labels or set(found) != {""}):
+            words = ", ".join(f"{text or 'empty'}: {n}" for text, n in found.most_common())
+            yield f"missing in {name}: {found.total()} of {len(table.lines)} slides ({words})"
+    for name in ("slide_id", PATIENT):
+        if name in table.header:
+            place = table.header.index(name)
+            cut = sum(cells[place] != cells[place].strip() for _, cells in table.lines)
+            if cut:
+                yield f"{name}: blanks around {cut} ids were cut off"
+    if joined:
+        words = ", ".join(f"{visible(a)} is {visible(b)}" for a, b in list(joined.items())[:5])
+        yield f"{len(joined)} spellings of patients joined with others: {words}"
+
+
+def _check_header(source: str, header: Sequence[str]) -> None:
     problems = [
         Problem("row 1", f"the column {name} is missing", "Add it, or rename the column that is it")
         for name in REQUIRED
@@ -151,13 +240,13 @@ def _check_header(path: Path, header: Sequence[str]) -> None:
             what = f"{name} is a column that slidemill writes itself"
             problems.append(Problem(where, what, "Rename the label"))
     if problems:
-        raise SheetError(str(path), problems)
+        raise SheetError(source, problems)
 
 
 def _check_row(
-    number: int, values: Mapping[str, str], first_row: Mapping[str, int]
+    number: int, values: Mapping[str, str], raw: Mapping[str, str], first_row: Mapping[str, int]
 ) -> list[Problem]:
-    """Faults of one row."""
+    """Faults of one row, of which `raw` has missing values as they are written."""
     problems = []
 
     def add(column: str, what: str, todo: str) -> None:
@@ -165,19 +254,19 @@ def _check_row(
 
     slide_id = values["slide_id"]
     if not slide_id:
-        add("slide_id", "empty", "Name the slide")
+        add("slide_id", _absent(raw["slide_id"]), "Name the slide")
     elif slide_id in first_row:
         add("slide_id", f"{slide_id!r} is in row {first_row[slide_id]} already", "Rename one slide")
     elif not re.match(NAME_PATTERN, slide_id) or len(slide_id) > MAX_ID_LENGTH:
         add(
             "slide_id",
-            f"{slide_id[:80]!r} cannot be the name of a file",
+            f"{visible(slide_id[:80])} cannot be the name of a file",
             f"Use letters, digits, '_', '-' and '.' only, at most {MAX_ID_LENGTH}, "
             "and begin with a letter or a digit",
         )
-    for column in ("path", "patient_id"):
+    for column in ("path", PATIENT):
         if not values[column]:
-            add(column, "empty", "Every slide needs one")
+            add(column, _absent(raw.get(column, "")), "Every slide needs one")
     if values.get("mpp"):
         try:
             plausible = is_plausible(float(values["mpp"]))
@@ -191,6 +280,10 @@ def _check_row(
                 f"Give um per level-0 pixel, between {low} and {high}, or leave it empty",
             )
     return problems
+
+
+def _absent(cell: str) -> str:
+    return f"{cell!r} stands for a missing value" if cell else "empty"
 
 
 def _to_row(folder: str, labels: Sequence[str], values: Mapping[str, str]) -> SheetRow:

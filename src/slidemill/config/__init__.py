@@ -35,7 +35,14 @@ from slidemill.config.pretrain import (
     PretrainRun,
 )
 from slidemill.config.site import SiteConfig
-from slidemill.config.slides import CohortConfig, Reader, TilesConfig, TissueConfig, UnetConfig
+from slidemill.config.slides import (
+    CohortConfig,
+    Reader,
+    TilesConfig,
+    TissueConfig,
+    Twins,
+    UnetConfig,
+)
 from slidemill.errors import ConfigError, Problem
 
 __all__ = [
@@ -63,6 +70,7 @@ __all__ = [
     "TaskConfig",
     "TilesConfig",
     "TissueConfig",
+    "Twins",
     "UnetConfig",
     "load_config",
     "parse_config",

@@ -58,12 +58,14 @@ class TaskConfig(Section):
         "survival.",
     )
     positive: str | None = Field(
-        None, description="The label that counts as positive; by default the later one in order."
+        None,
+        description="The label that counts as positive; by default the later one in order, of "
+        "numbers the larger.",
     )
     classes: tuple[str, ...] = Field(
         (),
         description="Classes of a multiclass task in their order, which quadratic kappa uses; by "
-        "default in alphabetical order.",
+        "default numbers by their size, and all else in alphabetical order.",
     )
     event: str | None = Field(
         None, description="Column of a survival task: 1 where the event was seen, 0 if censored."

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from slidemill.config.base import Device, Fraction, Section
 
 Reader = Literal["auto", "openslide", "tiff", "wsidicom", "cucim", "image"]
+Twins = Literal["refuse", "join", "keep"]
 
 
 class CohortConfig(Section):
@@ -14,8 +15,20 @@ class CohortConfig(Section):
 
     sheet: str = Field(
         "demo/slides.tsv",
-        description="The slide sheet (.tsv or .csv): slide_id, path, patient_id; optional mpp, "
-        "tissue, split; every other column is a label. Relative paths in it start at its folder.",
+        description="The slide sheet (.csv, .tsv, .txt, .xlsx): slide_id, path, patient_id (may be "
+        "absent where nothing is evaluated); optional mpp, tissue, split, scene, exclude; every "
+        "other column is a label. Relative paths in it start at its folder.",
+    )
+    missing_values: tuple[str, ...] = Field(
+        (),
+        description="Cells of the sheet that are missing values, besides empty ones, NA, N/A, NaN, "
+        "null, [Not Available], [Unknown] and -; upper and lower case are the same.",
+    )
+    twins: Twins = Field(
+        "refuse",
+        description="Patients or slides whose ids differ only by case, leading zeros, a decimal "
+        "point or characters that cannot be seen (P1 and p1; 7, 007 and 7.0): refuse the sheet, "
+        "join patients under the spelling that comes first, or keep them apart.",
     )
     missing_mpp: Literal["refuse", "objective"] | Annotated[float, Field(gt=0.0)] = Field(
         "refuse",

@@ -10,6 +10,8 @@ from pathlib import Path
 import pandas as pd
 
 from slidemill.artifacts.parquet import read_parquet
+from slidemill.cohort.sheet import SheetRow
+from slidemill.config import TaskConfig
 from slidemill.evaluate.controls import ENCODER_CONTROLS
 from slidemill.evaluate.models import MODELS, RETRIEVAL
 from slidemill.evaluate.names import HEADLINE, METRIC_LABELS, metric_label
@@ -17,6 +19,7 @@ from slidemill.plan import CellPlan, Plan
 from slidemill.report.encoders import encoder_tables
 from slidemill.report.figures import inline_svg
 from slidemill.report.rows import Estimate, ResultRow, ResultTable, estimate_of, transductive
+from slidemill.splits.classes import classes_of_task
 
 FIGURES = {
     "forest": "",
@@ -106,7 +109,7 @@ def task_section(plan: Plan, name: str) -> TaskSection:
     pairs = list(_pairs(folder))
     return TaskSection(
         name=name,
-        facts=_facts(cells[0], overall),
+        facts=_facts(cells[0], overall, plan.sheet.rows),
         shuffled=task.shuffle_labels,
         tables=[table for table in _tables(cells, overall, folder) if table.rows],
         headline=METRIC_LABELS[HEADLINE[task.type]],
@@ -121,7 +124,7 @@ def task_section(plan: Plan, name: str) -> TaskSection:
     )
 
 
-def _facts(cell: CellPlan, overall: pd.DataFrame) -> str:
+def _facts(cell: CellPlan, overall: pd.DataFrame, rows: Sequence[SheetRow]) -> str:
     task = cell.task
     columns = ", ".join(task.columns)
     first = overall[(overall["control"] == "") & (overall["model"] != RETRIEVAL)].iloc[0]
@@ -130,9 +133,20 @@ def _facts(cell: CellPlan, overall: pd.DataFrame) -> str:
     if task.type in ("binary", "survival"):
         kind = "positive" if task.type == "binary" else "with an event"
         said += f", {first['n_positive']} {kind}"
+    said += _classes(task, rows)
     if first["n_missing"]:
         said += f", {first['n_missing']} without a label"
     return said
+
+
+def _classes(task: TaskConfig, rows: Sequence[SheetRow]) -> str:
+    """The order of the classes, which decides what is positive and what quadratic kappa weighs."""
+    if task.type not in ("binary", "multiclass"):
+        return ""
+    (classes,) = classes_of_task(task, rows).values()
+    if task.type == "multiclass":
+        return f"; classes in order {', '.join(classes)}"
+    return f" ({task.positive or classes[-1]})"
 
 
 def _tables(cells: list[CellPlan], overall: pd.DataFrame, folder: Path) -> Iterator[ResultTable]:

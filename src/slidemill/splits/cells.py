@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from slidemill.errors import CohortError, Problem
+from slidemill.splits.classes import in_order
 from slidemill.splits.targets import Float64Array
 from slidemill.splits.words import named
 
@@ -56,8 +57,8 @@ class Column:
 
     @property
     def classes(self) -> list[str]:
-        """The values that are there, in alphabetical order."""
-        return sorted({text for text in self.texts if text is not None})
+        """The values that are there: numbers by their size, else in alphabetical order."""
+        return in_order(text for text in self.texts if text is not None)
 
 
 Coded = tuple[Float64Array, list[Problem]]
@@ -123,7 +124,7 @@ def two_classes(column: Column, positive: str | None) -> tuple[str, str]:
 
     Args:
         column: The column.
-        positive: The positive class; None takes the later one in alphabetical order.
+        positive: The positive class; None takes the later one in order.
 
     Raises:
         CohortError: If there are not exactly two classes, or `positive` is neither.

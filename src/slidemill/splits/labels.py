@@ -6,11 +6,13 @@ reported at once. Guarantees that all slides of a patient have the same targets.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from slidemill.cohort.twins import number_key
 from slidemill.config import TaskConfig
 from slidemill.errors import CohortError, Problem, SheetError
 from slidemill.splits.cells import (
@@ -23,6 +25,7 @@ from slidemill.splits.cells import (
     read_columns,
     two_classes,
 )
+from slidemill.splits.classes import CLASS_TASKS, chosen_by, class_faults, spellings
 from slidemill.splits.targets import EVENT, Float64Array, Int64Array, Targets
 from slidemill.splits.words import MAX_NAMED, counted, named
 
@@ -40,8 +43,8 @@ def read_targets(cohort: pd.DataFrame, task: TaskConfig) -> tuple[pd.DataFrame, 
     Args:
         cohort: One row a slide: `slide_id`, `patient_id` and the label columns, text with missing
             values.
-        task: The task. Its positive class is, where it is not named, the later one in
-            alphabetical order; a multilabel task takes the named one in the columns that have it.
+        task: The task. Its positive class is, where it is not named, the later one in order, of
+            numbers the larger; a multilabel task takes the named one in the columns that have it.
 
     Returns:
         `slide_id` and `patient_id` of n slides in the cohort's order, and their targets.
@@ -50,7 +53,7 @@ def read_targets(cohort: pd.DataFrame, task: TaskConfig) -> tuple[pd.DataFrame, 
         CohortError: If a column is not there or is empty, or there are not enough classes.
         SheetError: If cells are not valid, or slides of one patient differ, with every such fault.
     """
-    columns = read_columns(cohort, task.columns)
+    columns = _one_spelling(read_columns(cohort, task.columns), task)
     names, negative, coded = _code(columns, task)
     values = np.stack([one for one, _ in coded], axis=1)
     problems = [problem for _, found in coded for problem in found]
@@ -157,6 +160,15 @@ def label_text(targets: Targets) -> list[str]:
     return [classes[int(code)] for code in targets.values[:, 0]]
 
 
+def order_text(targets: Targets) -> str:
+    """The order of the classes that was taken, for people; empty where there are none."""
+    if targets.type == "binary":
+        return f"positive class {targets.names[0]!r}, negative {targets.negative!r}"
+    if targets.type == "multiclass":
+        return f"classes in order {', '.join(map(repr, targets.names))}"
+    return ""
+
+
 def _code(columns: Sequence[Column], task: TaskConfig) -> tuple[tuple[str, ...], str, list[Coded]]:
     """Names of the targets, the negative class of a binary task, and the coded columns."""
     first = columns[0]
@@ -168,13 +180,35 @@ def _code(columns: Sequence[Column], task: TaskConfig) -> tuple[tuple[str, ...],
         coded = [code_classes(one, pair) for one, pair in zip(columns, pairs, strict=True)]
         return tuple(column.name for column in columns), "", coded
     if task.type == "multiclass":
-        if len(set(task.classes)) != len(task.classes):
+        if len({number_key(name) or name for name in task.classes}) != len(task.classes):
             raise CohortError(f"task {task.name}: `classes` names a class twice. Remove it once.")
         classes = task.classes or tuple(first.classes)
         return classes, "", [code_classes(first, classes)]
     if task.type == "regression":
         return (first.name,), "", [code_numbers(first)]
     return (first.name,), "", [code_times(first), code_events(columns[1])]
+
+
+def _one_spelling(columns: Sequence[Column], task: TaskConfig) -> tuple[Column, ...]:
+    """Columns in which each class has one spelling; nothing changes where there are no classes."""
+    if task.type not in CLASS_TASKS:
+        return tuple(columns)
+    chosen = chosen_by(task)
+    problems: list[Problem] = []
+    found = []
+    for column in columns:
+        cells = [
+            (slide, text)
+            for slide, text in zip(column.slides, column.texts, strict=True)
+            if text is not None
+        ]
+        problems += class_faults(f"column {column.name}", cells, chosen)
+        other = spellings((text for _, text in cells), chosen)
+        texts = tuple(None if text is None else other.get(text, text) for text in column.texts)
+        found.append(replace(column, texts=texts))
+    if problems:
+        raise SheetError(f"of the task {task.name}", problems)
+    return tuple(found)
 
 
 def _label_pairs(columns: Sequence[Column], positive: str | None) -> list[tuple[str, str]]:

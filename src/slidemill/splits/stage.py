@@ -6,6 +6,7 @@ given back, `splits.json`. Guarantees that no patient is on two sides of a unit,
 label each patient counts with.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -17,9 +18,17 @@ from slidemill.artifacts.provenance import Stamp
 from slidemill.config import EvaluateConfig, TaskConfig
 from slidemill.splits.document import to_json
 from slidemill.splits.given import PARTS, read_given, read_units
-from slidemill.splits.labels import label_text, patient_targets, read_targets, shuffle_targets
+from slidemill.splits.labels import (
+    label_text,
+    order_text,
+    patient_targets,
+    read_targets,
+    shuffle_targets,
+)
 from slidemill.splits.protocols import make_units
 from slidemill.splits.units import Unit
+
+log = logging.getLogger(__name__)
 
 __all__ = ["read_units", "run", "splits_table"]
 
@@ -51,6 +60,8 @@ def run(
     rows, targets = read_targets(cohort, task)
     if task.shuffle_labels:
         targets = shuffle_targets(rows, targets, config.seed)
+    if order := order_text(targets):
+        log.info("splits %s: %s", task.name, order)
     patients, by_patient = patient_targets(rows, targets)
     taken = None if given is None else read_given(given, task.name, patients)
     units = make_units(cohort, rows, targets, config, taken)
