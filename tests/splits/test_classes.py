@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from sklearn.metrics import cohen_kappa_score
 
 from slidemill.config import load_config, parse_config
 from slidemill.errors import ConfigError, SheetError
@@ -119,3 +120,13 @@ def test_orders_of_sheets_as_people_write_them(shared: Path, name, order):
 def test_faults_of_sheets_as_people_write_them(shared: Path, name, said):
     with pytest.raises((ConfigError, SheetError), match=said):
         case(shared, name)
+
+
+def test_quadratic_kappa_weighs_gleason_sums_by_their_distance():
+    cells = [str(6 + i % 5) for i in range(50)]
+    # Every fourth is one sum off; in alphabetical order 10 is next to 6, and 9 far from 10.
+    guesses = [str(min(int(c) + 1, 10)) if i % 4 == 0 else c for i, c in enumerate(cells)]
+    _, targets = read_targets(cohort([f"p{i}" for i in range(50)], y=cells), task("multiclass"))
+    true = targets.values[:, 0].astype(int)
+    guessed = [targets.names.index(guess) for guess in guesses]
+    assert cohen_kappa_score(true, guessed, weights="quadratic") > 0.9

@@ -14,6 +14,11 @@ except SlidemillError as error:
     # The message says it all; a traceback of the Snakefile would only bury it.
     raise WorkflowError(str(error)) from None
 
+if workflow.is_main_process:
+    # How the sheet was read, and what of it is missing: in a dry run too.
+    for note in PLAN.sheet.notes:
+        logger.info(note)
+
 RUN = {}
 MODULES = PLAN.config.site.modules
 GPU_MODULES = [*MODULES, *PLAN.config.site.gpu_modules]

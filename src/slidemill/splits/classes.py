@@ -15,7 +15,8 @@ from slidemill.config import Config, TaskConfig
 from slidemill.errors import Problem
 
 CLASS_TASKS = ("binary", "multiclass", "multilabel")
-_ALIKE = "Write them alike; if they are classes of their own, list them all in the task's `classes`"
+_ALIKE = "Write them alike"
+_LISTED = f"{_ALIKE}; if they are classes of their own, list them in the `classes` of the task"
 
 
 def in_order(classes: Iterable[str]) -> list[str]:
@@ -72,11 +73,12 @@ def twins_of_classes(
 
 
 def class_faults(
-    where: str, texts: Sequence[tuple[str, str]], chosen: Collection[str] = ()
+    where: str, texts: Sequence[tuple[str, str]], task: TaskConfig
 ) -> Iterator[Problem]:
     """Twins among the classes of a column as problems."""
-    for what in twins_of_classes(texts, chosen):
-        yield Problem(where, what, _ALIKE)
+    todo = _LISTED if task.type == "multiclass" else _ALIKE
+    for what in twins_of_classes(texts, task.classes):
+        yield Problem(where, what, todo)
 
 
 def check_labels(config: Config, sheet: Sheet) -> Iterator[Problem]:
@@ -85,14 +87,14 @@ def check_labels(config: Config, sheet: Sheet) -> Iterator[Problem]:
     for number, task in enumerate(evaluate.tasks):
         for column in task.columns if task.type in CLASS_TASKS else ():
             where = f"evaluate.tasks.{number}, column {column}"
-            yield from class_faults(where, _cells(sheet.rows, column), chosen_by(task))
+            yield from class_faults(where, _cells(sheet.rows, column), task)
     if evaluate.site is not None:
         texts = _cells(sheet.rows, evaluate.site)
         counts = Counter(text for _, text in texts)
         for group in twin_groups(counts):
             said = " and ".join(f"{visible(text)} ({counts[text]} slides)" for text in group)
             where = f"evaluate.site, column {evaluate.site}"
-            yield Problem(where, f"{said} look like one site", "Write them alike")
+            yield Problem(where, f"{said} look like one site", _ALIKE)
 
 
 def chosen_by(task: TaskConfig) -> tuple[str, ...]:

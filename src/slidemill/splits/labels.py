@@ -202,7 +202,7 @@ def _one_spelling(columns: Sequence[Column], task: TaskConfig) -> tuple[Column, 
             for slide, text in zip(column.slides, column.texts, strict=True)
             if text is not None
         ]
-        problems += class_faults(f"column {column.name}", cells, chosen)
+        problems += class_faults(f"column {column.name}", cells, task)
         other = spellings((text for _, text in cells), chosen)
         texts = tuple(None if text is None else other.get(text, text) for text in column.texts)
         found.append(replace(column, texts=texts))
