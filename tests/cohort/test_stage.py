@@ -36,8 +36,8 @@ def test_a_sound_slide_has_its_fingerprint(slide):
 
 @pytest.mark.parametrize(("becomes", "code"), [("another", "changed"), ("gone", "file-missing")])
 def test_facts_are_never_of_another_file_than_the_fingerprint(slide, monkeypatch, becomes, code):
-    def opened(path, reader):
-        found = Slide(path, reader)
+    def opened(path, reader, scene):
+        found = Slide(path, reader, scene)
         if becomes == "gone":
             path.unlink()
         else:

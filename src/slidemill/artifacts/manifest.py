@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+SPARED_FAILURES = 2
+"""So many failed slides never stop a run, however small the cohort is."""
 SHOWN_FAILURES = 10
 """Failed slides that a message names; the manifest has them all."""
 
@@ -349,7 +351,7 @@ def check_failures(rows: Sequence[Row], max_failed: float) -> None:
         CohortError: With the first failures and what to do.
     """
     failed = [row for row in rows if row["status"] == "failed"]
-    if len(failed) <= max_failed * len(rows):
+    if len(failed) <= max(SPARED_FAILURES, max_failed * len(rows)):
         return
     shown = "\n".join(
         f"  - {row['slide_id']} ({row['failed_stage']}, {row['error_code']}): {row['message']}"

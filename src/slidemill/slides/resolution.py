@@ -37,6 +37,10 @@ _PAIRS = (
     ("cucim.spacing-x", "cucim.spacing-y"),
 )
 """Keys whose values are um per pixel, in x and in y."""
+_NUMBER = re.compile(
+    r"([+-]?(?:\d+(?:[.,]\d*)?|[.,]\d+)(?:[eE][+-]?\d+)?)\s*(?:(?:um|µm|μm)(?:\s*/\s*px|/pixel)?)?"
+)
+"""A number with a point or a comma, and perhaps its unit, the micrometre."""
 _OME_UNITS = {"": 1.0, "µm": 1.0, "μm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6}
 """um in a unit of OME; the micrometre is its default."""
 
@@ -163,7 +167,6 @@ def _is_meant(key: str, mpp_x: float, mpp_y: float) -> bool:
 
 
 def _number(text: str | None) -> float | None:
-    try:
-        return float(text) if text is not None else None
-    except ValueError:
-        return None
+    """A number as people and programs write it: `0.499`, `0,499`, `0.499 um`."""
+    found = _NUMBER.fullmatch(text.strip()) if text is not None else None
+    return float(found[1].replace(",", ".")) if found else None

@@ -37,6 +37,10 @@ class UnsupportedError(OpenError):
     """The file is sound, but of a kind that the reader does not read."""
 
 
+class DamagedError(OpenError):
+    """Tables of the file contradict each other; no reader can be right about it."""
+
+
 class TruncatedError(OpenError):
     """The file says that it is longer than it is."""
 

@@ -15,6 +15,7 @@ from slidemill.errors import SlideCode, SlideError
 from slidemill.memory import is_shortage
 from slidemill.slides.readers.base import (
     Backend,
+    DamagedError,
     OpenError,
     TruncatedError,
     UnsupportedError,
@@ -71,7 +72,9 @@ def _open_any(path: Path, reader: str, scene: str | None) -> Backend:
             return _open(path, name, scene)
         except OpenError as fault:
             faults.append(fault)
-            if isinstance(fault, TruncatedError):
+            # A sound file of another kind, or half of one: what the next reader would make of it
+            # are other pixels.
+            if isinstance(fault, (TruncatedError, UnsupportedError, DamagedError)):
                 break
     raise _why_not(path, head, faults)
 
@@ -89,6 +92,7 @@ def _open(path: Path, reader: str, scene: str | None) -> Backend:
     if reader == "openslide":
         from slidemill.slides.readers.openslide import OpenSlideBackend
 
+        _check_own_kind(path)
         return OpenSlideBackend(path)
     if reader == "wsidicom":
         from slidemill.slides.readers.dicom import DicomBackend
@@ -104,13 +108,39 @@ def _open(path: Path, reader: str, scene: str | None) -> Backend:
     return ImageBackend(path)
 
 
-def _candidates(path: Path, head: bytes) -> list[str]:
-    """Readers to try, in order."""
+def _check_own_kind(path: Path) -> None:
+    """Refuse for OpenSlide what slidemill's own reader refuses for its kind or its damage.
+
+    OpenSlide clips 16 bits, shows one channel of several, and goes on after damaged tables.
+
+    Raises:
+        OpenError: If it is a TIFF that slidemill would read itself, and refuses.
+    """
+    if not _head(path).startswith(TIFF_MAGIC) or _vendor(path) not in OWN_TIFF:
+        return
+    from slidemill.slides.readers.tiff import TiffBackend
+
+    own = TiffBackend(path)
+    own.close()
+    if own.has_spare_channel:
+        raise UnsupportedError(
+            "OpenSlide takes its fourth channel for transparency, which it is not"
+        )
+
+
+def _vendor(path: Path) -> str | None:
+    """What OpenSlide takes a file for."""
     import openslide
 
-    vendor = None
     with suppress(OpenError), faults_of("OpenSlide", OpenError):
-        vendor = openslide.OpenSlide.detect_format(path)
+        found: str | None = openslide.OpenSlide.detect_format(path)
+        return found
+    return None
+
+
+def _candidates(path: Path, head: bytes) -> list[str]:
+    """Readers to try, in order."""
+    vendor = _vendor(path)
     if head.startswith(TIFF_MAGIC):
         own_first = vendor in OWN_TIFF
         order = ["tiff", "openslide"] if own_first else ["openslide", "tiff"]

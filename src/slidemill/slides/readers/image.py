@@ -15,11 +15,14 @@ from slidemill.slides.readers.base import (
     OpenError,
     ReadError,
     Size,
+    UnsupportedError,
     faults_of,
     on_canvas,
     on_white,
 )
 
+_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA"}
+"""Modes of Pillow that are grey or red, green and blue, in 8 bits."""
 MAX_PIXELS = 400_000_000
 """Larger images are refused: they are held in memory whole (3 bytes a pixel)."""
 
@@ -38,6 +41,10 @@ class ImageBackend:
         """
         with faults_of("Pillow", OpenError):
             self._image = Image.open(path, formats=("PNG", "JPEG"))
+        if self._image.mode not in _MODES:
+            raise UnsupportedError(
+                f"its pixels are {self._image.mode} of Pillow's modes, not 8 bits a channel"
+            )
         size = self._image.size
         if size[0] * size[1] > MAX_PIXELS:
             raise OpenError(

@@ -64,6 +64,9 @@ class TiffBackend:
             # Nothing failed: the file stays open until `close`.
             opened.pop_all()
         self.layout = Layout()
+        self.has_spare_channel = any(
+            level.alpha == "none" and level.planes[0][0].samplesperpixel == 4 for level in levels
+        )
         self.level_dimensions: tuple[Size, ...] = tuple(level.size for level in levels)
         self.segments: tuple[Size | None, ...] = tuple(level.segment for level in levels)
 

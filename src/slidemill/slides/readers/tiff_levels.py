@@ -5,13 +5,21 @@ directory that is smaller and of the same shape, which leaves out thumbnails, la
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 from xml.etree import ElementTree
 
 import numpy as np
-from tifffile import COMPRESSION, PHOTOMETRIC, PLANARCONFIG, TiffFile, TiffPage
+from tifffile import COMPRESSION, EXTRASAMPLE, PHOTOMETRIC, PLANARCONFIG, TiffFile, TiffPage
 
-from slidemill.slides.readers.base import OpenError, Size, UnsupportedError, check_size
+from slidemill.slides.readers.base import (
+    DamagedError,
+    OpenError,
+    Size,
+    UnsupportedError,
+    check_size,
+)
 
 MAX_PIECE_BYTES = 512 * 2**20
 """Decoded size of the largest stored piece; more of it would have to be held at once."""
@@ -46,6 +54,18 @@ _COMPRESSION = {
 }
 
 
+_CONVERTING = {
+    COMPRESSION.JPEG,
+    COMPRESSION.APERIO_JP2000_YCBC,
+    COMPRESSION.JPEG2000,
+    COMPRESSION.WEBP,
+    COMPRESSION.JPEGXL,
+}
+"""Codecs whose streams convert their colours to RGB."""
+_FULL_RANGE = (0.0, 255.0, 128.0, 255.0, 128.0, 255.0)
+"""ReferenceBlackWhite of luma and chroma over all of 0 to 255, TIFF 6.0's default for them."""
+
+
 @dataclass(frozen=True)
 class TiffLevel:
     """One level.
@@ -56,7 +76,9 @@ class TiffLevel:
         across: Tiles in a row; 1 for strips.
         planes: Directories that together give the colours, each with what is added to the index of
             a piece to find its plane there.
-        alpha: Whether a fourth channel is transparency.
+        alpha: What a fourth channel is: `straight` or `premultiplied` transparency as the file says
+            (ExtraSamples of TIFF 6.0), else `none`.
+        is_ycbcr: Whether pieces decode to luma and chroma, which are still to be converted.
         inverted: Whether 0 is white.
         raw_offset: Where the rows begin, if they lie in the file one after the other as they are;
             they are then cut as we like, whatever the file's own strips are.
@@ -66,9 +88,10 @@ class TiffLevel:
     segment: Size
     across: int
     planes: tuple[tuple[TiffPage, int], ...]
-    alpha: bool
+    alpha: Literal["none", "straight", "premultiplied"]
     inverted: bool
     raw_offset: int | None = None
+    is_ycbcr: bool = False
 
 
 def find_levels(file: TiffFile) -> tuple[TiffLevel, ...]:
@@ -82,6 +105,8 @@ def find_levels(file: TiffFile) -> tuple[TiffLevel, ...]:
         raise OpenError("it has no directory")
     first = _page(file, 0)
     channels = _ome_channels(file, first)
+    if channels == 1:
+        _check_no_channels(file, first)
     below: list[list[TiffPage]] = []
     if first.subifds:
         subs = [
@@ -130,6 +155,27 @@ def _ome_channels(file: TiffFile, first: TiffPage) -> int:
     return 3
 
 
+def _check_no_channels(file: TiffFile, first: TiffPage) -> None:
+    """Refuse channels that are a grey directory each, as fluorescence is stored.
+
+    Raises:
+        UnsupportedError: If a directory after the first is grey too, and as large.
+    """
+    if first.samplesperpixel != 1 or file.is_ome:
+        return
+    count = min(len(file.pages), MAX_DIRECTORIES)
+    alike = sum(
+        page.samplesperpixel == 1
+        and (page.imagewidth, page.imagelength) == (first.imagewidth, first.imagelength)
+        for page in (_page(file, i) for i in range(count))
+    )
+    if alike > 1:
+        raise UnsupportedError(
+            f"it has {alike} grey channels, a directory each (fluorescence?), not red, green and "
+            "blue"
+        )
+
+
 def _is_smaller(above: Size, page: TiffPage) -> bool:
     width, height = int(page.imagewidth), int(page.imagelength)
     if not (0 < width < above[0] and 0 < height < above[1]):
@@ -166,16 +212,50 @@ def _level(pages: list[TiffPage]) -> TiffLevel:
     )
     for one, shift in planes if raw_offset is None else ():
         if min(len(one.dataoffsets), len(one.databytecounts)) < across * down + shift:
-            raise OpenError("its table of tiles is too short")
+            raise DamagedError("its table of tiles is too short")
     return TiffLevel(
         size,
         segment,
         across,
         planes,
-        alpha=bool(page.extrasamples),
+        alpha=_alpha(page),
         inverted=page.photometric == PHOTOMETRIC.MINISWHITE,
         raw_offset=raw_offset,
+        is_ycbcr=_is_ycbcr(page),
     )
+
+
+def _alpha(page: TiffPage) -> Literal["none", "straight", "premultiplied"]:
+    kinds = tuple(page.extrasamples or ())
+    if EXTRASAMPLE.ASSOCALPHA in kinds[:1]:
+        return "premultiplied"
+    return "straight" if EXTRASAMPLE.UNASSALPHA in kinds[:1] else "none"
+
+
+def _is_ycbcr(page: TiffPage) -> bool:
+    """Whether pieces are luma and chroma that no codec converts.
+
+    Raises:
+        UnsupportedError: If chroma is stored more coarsely than luma, or on scales of its own.
+    """
+    if page.photometric != PHOTOMETRIC.YCBCR or page.compression in _CONVERTING:
+        return False
+    found = page.tags.get("YCbCrSubSampling")
+    # TIFF 6.0: without the tag chroma is halved in both directions.
+    if found is None or tuple(found.value) != (1, 1):
+        raise UnsupportedError("its colours are YCbCr with coarser chroma and no JPEG")
+    scale = page.tags.get("ReferenceBlackWhite")
+    if scale is not None and tuple(map(_quotient, _pairs(scale.value))) != _FULL_RANGE:
+        raise UnsupportedError("its colours are YCbCr on a scale that is not 0 to 255")
+    return True
+
+
+def _pairs(values: Sequence[int]) -> list[tuple[int, int]]:
+    return list(zip(values[::2], values[1::2], strict=False))
+
+
+def _quotient(pair: tuple[int, int]) -> float:
+    return pair[0] / pair[1] if pair[1] else float("nan")
 
 
 def _raw_offset(page: TiffPage) -> int | None:
@@ -210,6 +290,8 @@ def _check_kind(page: TiffPage) -> None:
         page.photometric in _COLOURS and page.samplesperpixel < 3
     ):
         raise UnsupportedError(f"it has {page.samplesperpixel} channels")
+    if page.photometric == PHOTOMETRIC.MINISWHITE and page.samplesperpixel != 1:
+        raise UnsupportedError(f"it is inverted grey, and has {page.samplesperpixel} channels")
     if page.imagedepth != 1:
         raise UnsupportedError("it is a volume, not a slide")
 

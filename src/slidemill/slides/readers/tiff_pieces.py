@@ -3,6 +3,7 @@
 import os
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 from tifffile import COMPRESSION, TiffPage
@@ -56,12 +57,20 @@ class LevelPieces:
 
     def _colours(self, planes: list[Piece]) -> RGB:
         pixels = planes[0] if len(planes) == 1 else np.concatenate(planes, axis=2)
+        if self._level.is_ycbcr:
+            pixels = _rgb_of(pixels)
         if self._level.inverted:
             pixels = 255 - pixels
         if pixels.shape[2] == 1:
             return np.repeat(pixels, 3, axis=2)
         if pixels.shape[2] == 4:
-            return on_white(pixels) if self._level.alpha else np.ascontiguousarray(pixels[..., :3])
+            if self._level.alpha == "straight":
+                return on_white(pixels)
+            if self._level.alpha == "premultiplied":
+                # Colours are multiplied already: white shows through what is left.
+                rest = np.repeat(255 - pixels[..., 3:], 3, axis=2)
+                return np.asarray(cv2.add(pixels[..., :3], rest), np.uint8)
+            return np.ascontiguousarray(pixels[..., :3])
         return pixels
 
     def _rows(self, start: int, index: int) -> Piece:
@@ -72,6 +81,12 @@ class LevelPieces:
         row_bytes = width * samples
         data = _read(self._descriptor, rows * row_bytes, start + index * high * row_bytes)
         return np.frombuffer(data, np.uint8).reshape(rows, width, samples)
+
+
+def _rgb_of(ycbcr: Piece) -> Piece:
+    """Luma and chroma of the full range as red, green and blue (ITU-R BT.601, as in TIFF 6.0)."""
+    ordered = np.ascontiguousarray(ycbcr[..., [0, 2, 1]])
+    return np.asarray(cv2.cvtColor(ordered, cv2.COLOR_YCrCb2RGB), np.uint8)
 
 
 class _Plane:
@@ -91,8 +106,10 @@ class _Plane:
     def decode(self, index: int, spare: Piece | None) -> Piece | None:
         number = index + self._shift
         offset, count = int(self._offsets[number]), int(self._counts[number])
-        if count == 0:
+        if count == 0 and offset == 0:
             return None
+        if count == 0:
+            raise ReadError(f"piece {number} lies at byte {offset} and has no length")
         data = _read(self._descriptor, count, offset)
         if self._jpeg is not None:
             try:
