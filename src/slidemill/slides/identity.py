@@ -14,13 +14,13 @@ from pathlib import Path
 from slidemill.artifacts.digest import fingerprint
 from slidemill.errors import SlideCode, SlideError
 from slidemill.slides.readers.choice import (
-    DICOM_MAGIC,
     HEAD_BYTES,
     JPEG_MAGIC,
     PNG_MAGIC,
     TIFF_MAGIC,
     system_fault,
 )
+from slidemill.slides.readers.dicom_series import is_dicom, series_files
 
 CZI_MAGIC = b"ZISRAWFILE"
 SQLITE_MAGIC = b"SQLite format 3\0"
@@ -50,30 +50,10 @@ def files_beside(path: Path) -> tuple[Path, ...] | None:
     folder = path.with_suffix("")
     if path.suffix.lower() == ".mrxs" and folder.is_dir():
         return tuple(sorted(one for one in folder.rglob("*") if one.is_file()))
-    if head[128:132] == DICOM_MAGIC:
-        return _series(path)
+    if is_dicom(head):
+        return series_files(path, MAX_BESIDE)
     is_alone = head.startswith((*TIFF_MAGIC, JPEG_MAGIC, PNG_MAGIC, CZI_MAGIC, SQLITE_MAGIC))
     return () if is_alone else None
-
-
-def _series(path: Path) -> tuple[Path, ...] | None:
-    """The other DICOM files of the same series in a file's folder."""
-    others = [one for one in path.parent.iterdir() if one != path and one.is_file()]
-    if len(others) > MAX_BESIDE:
-        return None
-    own = _series_of(path)
-    return tuple(sorted(one for one in others if own is not None and _series_of(one) == own))
-
-
-def _series_of(path: Path) -> str | None:
-    """The series that a DICOM file says it is of; None of another file."""
-    from pydicom import dcmread
-
-    try:
-        found = dcmread(path, stop_before_pixels=True, specific_tags=["SeriesInstanceUID"])
-    except Exception:  # noqa: BLE001 - a parser on whatever lies in a folder; then it is none
-        return None
-    return str(found.get("SeriesInstanceUID")) if "SeriesInstanceUID" in found else None
 
 
 def slide_fingerprint(path: Path) -> str:

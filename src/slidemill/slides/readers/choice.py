@@ -21,16 +21,14 @@ from slidemill.slides.readers.base import (
     UnsupportedError,
     faults_of,
 )
+from slidemill.slides.readers.dicom_series import has_jpeg_2000, is_dicom
 
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 JPEG_MAGIC = b"\xff\xd8\xff"
 PNG_MAGIC = b"\x89PNG"
-DICOM_MAGIC = b"DICM"
 OWN_TIFF = (None, "aperio", "generic-tiff")
 """What OpenSlide calls the TIFFs that slidemill's own reader takes; None: OpenSlide refuses."""
 HEAD_BYTES = 2048
-JPEG_2000_UIDS = (b"1.2.840.10008.1.2.4.90", b"1.2.840.10008.1.2.4.91")
-"""Transfer syntaxes of DICOM, as they stand in its head."""
 SCAN_BYTES = 2**20
 """Of a file that is nothing, so many bytes are searched for the traces of a slide."""
 _JPEG_TABLES = b"\xff\xd8\xff\xdb"
@@ -145,10 +143,10 @@ def _candidates(path: Path, head: bytes) -> list[str]:
         own_first = vendor in OWN_TIFF
         order = ["tiff", "openslide"] if own_first else ["openslide", "tiff"]
         return order if vendor is not None else ["tiff"]
-    if head[128:132] == DICOM_MAGIC:
+    if is_dicom(head):
         order = ["openslide", "wsidicom"]
         # OpenSlide hands on what it makes of damaged JPEG 2000.
-        return order[::-1] if any(uid in head for uid in JPEG_2000_UIDS) else order
+        return order[::-1] if has_jpeg_2000(path) else order
     if vendor is not None:
         return ["openslide"]
     return ["image"] if head.startswith((JPEG_MAGIC, PNG_MAGIC)) else []
@@ -211,7 +209,7 @@ def _head(path: Path) -> bytes:
 
 
 def _code(path: Path, head: bytes) -> SlideCode:
-    known = head.startswith((*TIFF_MAGIC, JPEG_MAGIC, PNG_MAGIC)) or head[128:132] == DICOM_MAGIC
+    known = head.startswith((*TIFF_MAGIC, JPEG_MAGIC, PNG_MAGIC)) or is_dicom(head)
     if known:
         return SlideCode.TRUNCATED if _is_cut(path, head) else SlideCode.UNREADABLE
     return SlideCode.TRUNCATED if _lost_its_head(path) else SlideCode.NOT_A_SLIDE

@@ -1,8 +1,8 @@
 """DICOM in JPEG 2000, and what OpenSlide refuses of DICOM, by wsidicom.
 
-A series of a slide is several files, one a level; those beside the given file that are of the same
-series are opened with it. wsidicom finds the stored tiles; those in JPEG and JPEG 2000 are decoded
-here, as strictly as those of TIFF, since it hands on what its codecs make of damage.
+A series of a slide is several files, one a level; `dicom_series` says which, and how their frames
+lie. wsidicom finds the stored tiles; those in JPEG and JPEG 2000 are decoded here, as strictly as
+those of TIFF, since it hands on what its codecs make of damage.
 """
 
 import warnings
@@ -20,11 +20,11 @@ from slidemill.slides.readers.base import (
     OpenError,
     ReadError,
     Size,
-    check_size,
     faults_of,
     on_canvas,
 )
 from slidemill.slides.readers.cache import CACHE_BYTES, Piece, PieceCache
+from slidemill.slides.readers.dicom_series import JPEG_2000, read_series, stated_scales
 from slidemill.slides.readers.jpeg import JpegPieces, OtherKindError, tables_apart
 from slidemill.slides.readers.mosaic import Mosaic
 
@@ -33,9 +33,6 @@ if TYPE_CHECKING:
 
 JPEG = ("1.2.840.10008.1.2.4.50",)
 """Transfer syntaxes (DICOM PS3.5, annex A.4) of baseline JPEG."""
-JPEG_2000 = ("1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91")
-MAX_SIBLINGS = 500
-"""Files of a folder that are looked at for further levels."""
 
 
 class DicomBackend:
@@ -45,17 +42,20 @@ class DicomBackend:
     version = version_of("wsidicom")
 
     def __init__(self, path: Path) -> None:
-        """Open a file and the other levels of its series.
+        """Open the levels of the series that a file belongs to.
 
         Raises:
+            UnsupportedError: If they are of a kind that is not read.
             OpenError: If wsidicom cannot.
         """
         from wsidicom import WsiDicom
 
+        series = read_series(path)
+        stored = series.levels
         with faults_of("wsidicom", OpenError), warnings.catch_warnings():
             # pydicom warns of each odd value; what matters becomes an error.
             warnings.simplefilter("ignore")
-            self._slide = WsiDicom.open(_series(path))
+            self._slide = WsiDicom.open([file for level in stored for file in level.files])
             levels = list(self._slide.levels)
             self._levels = [level.level for level in levels]
             self.level_dimensions: tuple[Size, ...] = tuple(
@@ -64,21 +64,22 @@ class DicomBackend:
             self.segments: tuple[Size | None, ...] = tuple(
                 (int(level.tile_size.width), int(level.tile_size.height)) for level in levels
             )
-            spacing = levels[0].mpp
             images = [level.default_instance.image_data for level in levels]
             decoders = [_decoder(image) for image in images]
-        for size in self.level_dimensions:
-            check_size(size)
+        self._places = [level.places for level in stored]
+        if self.level_dimensions != tuple(level.size for level in stored):
+            raise OpenError("wsidicom does not take all levels of the series")
         self._cache = PieceCache(CACHE_BYTES)
         self._mosaics = [
             None if decoder is None else self._mosaic(number, decoder)
             for number, decoder in enumerate(decoders)
         ]
         self.vendor: str | None = "dicom"
-        self.layout = Layout()
+        self.layout = Layout(stated=stated_scales(series), left_out=series.left_out)
+        spacing = stored[0].spacing
         self.properties = {
-            "dicom.PixelSpacing-x": str(spacing.width),
-            "dicom.PixelSpacing-y": str(spacing.height),
+            f"dicom.PixelSpacing-{axis}": str(value)
+            for axis, value in zip("xy", spacing or (), strict=False)
         }
 
     def _mosaic(self, number: int, decoder: "_Decoder") -> Mosaic | None:
@@ -87,8 +88,11 @@ class DicomBackend:
             return None
         size = self.level_dimensions[number]
         across = -(-size[0] // segment[0])
+        places = self._places[number]
 
-        def decode(index: int, spare: Piece | None) -> RGB:
+        def decode(index: int, spare: Piece | None) -> RGB | None:
+            if places is not None and index not in places:
+                return None  # no frame lies there
             row, column = divmod(index, across)
             with faults_of("wsidicom", ReadError):
                 data = self._slide.read_encoded_tile(
@@ -149,20 +153,3 @@ def _decoder(image: "ImageData") -> _Decoder | None:
     # Other colours are not converted by the stream itself.
     converts = photometric in ("RGB", "YBR_ICT", "YBR_RCT")
     return _Decoder(None) if image.transfer_syntax in JPEG_2000 and converts else None
-
-
-def _series(path: Path) -> list[Path]:
-    """The file and those beside it of the same series, sorted."""
-    from pydicom import dcmread
-    from pydicom.errors import InvalidDicomError
-
-    def uid(file: Path) -> str | None:
-        try:
-            found = dcmread(file, stop_before_pixels=True, specific_tags=["SeriesInstanceUID"])
-        except (InvalidDicomError, OSError):
-            return None
-        return str(found.get("SeriesInstanceUID") or file)
-
-    own = uid(path)
-    others = sorted(path.parent.glob("*.dcm"))[:MAX_SIBLINGS]
-    return sorted({path, *(other for other in others if other != path and uid(other) == own)})

@@ -23,6 +23,7 @@ from slidemill.slides.readers.base import (
     on_canvas,
     on_white,
 )
+from slidemill.slides.readers.dicom_series import read_series, stated_scales
 
 
 class OpenSlideBackend:
@@ -51,8 +52,28 @@ class OpenSlideBackend:
         for size in self.level_dimensions:
             check_size(size)
         self.vendor = self.properties.get("openslide.vendor")
-        self.layout = Layout(bounds=stated_bounds(self.properties, self.level_dimensions[0]))
+        self.layout = Layout(
+            stated=self._stated(),
+            bounds=stated_bounds(self.properties, self.level_dimensions[0]),
+        )
         self.segments = tuple(self._segment(level) for level, _ in enumerate(self.level_dimensions))
+
+    def _stated(self) -> tuple[float | None, ...]:
+        """Scales of levels; of DICOM, since OpenSlide only divides their sizes.
+
+        Raises:
+            UnsupportedError: If the series is of a kind that is not read.
+            OpenError: If OpenSlide would not show it as it is.
+        """
+        if self.vendor != "dicom":
+            return ()
+        series = read_series(self._path)
+        if self.level_dimensions != tuple(level.size for level in series.levels):
+            raise OpenError("OpenSlide does not take all levels of the series")
+        # OpenSlide puts frames row by row unless they are said to be sparse.
+        if any(level.places is not None and not level.organization for level in series.levels):
+            raise OpenError("OpenSlide does not ask where the frames lie")
+        return stated_scales(series)
 
     def _segment(self, level: int) -> Size | None:
         keys = (f"openslide.level[{level}].tile-{edge}" for edge in ("width", "height"))
