@@ -14,6 +14,7 @@ from slidemill.artifacts.formats import COHORT
 from slidemill.config import NAME_PATTERN
 from slidemill.errors import Problem, SheetError
 from slidemill.slides.resolution import MPP_RANGE, is_plausible
+from slidemill.tissue.classes import KINDS, parse_kinds
 
 REQUIRED = ("slide_id", "path", "patient_id")
 OPTIONAL = ("mpp", "tissue", "split", "scene", "exclude")
@@ -190,6 +191,11 @@ def _check_row(
                 f"{values['mpp']!r} is no plausible resolution",
                 f"Give um per level-0 pixel, between {low} and {high}, or leave it empty",
             )
+    if values.get("exclude"):
+        try:
+            parse_kinds(values["exclude"])
+        except ValueError as error:
+            add("exclude", str(error), f"Use words of {', '.join(KINDS)}, or none, or leave empty")
     return problems
 
 

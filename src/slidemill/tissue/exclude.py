@@ -8,11 +8,13 @@ which blood does not. Black ink and borders absorb everything; dense nuclei and 
 their lightest channel. Edges and bubbles are grey, thin and long, with glass about them.
 """
 
+from collections.abc import Collection
+
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from slidemill.tissue.classes import TissueClass
+from slidemill.tissue.classes import KINDS, Kind, TissueClass
 
 Mask = npt.NDArray[np.bool_]
 Bits = npt.NDArray[np.uint8]
@@ -33,6 +35,8 @@ MAX_LINE_UM = 110.0
 """Width of the widest edge or ring."""
 MAX_WINDING = 3.5
 """Length of a line over its span; a ring has 2.2 to 3.1, a mesh of tissue more."""
+RING = 2
+"""A line that encloses this many times its own area is a ring."""
 BORDER_SHARE = 0.12
 """A dark area along at least this share of an edge of the picture is a border, not ink."""
 BLACK = 1150
@@ -74,12 +78,15 @@ def extremes(densities: Planes) -> tuple[Plane, Plane]:
     return np.asarray(lightest, np.int16), np.asarray(darkest, np.int16)
 
 
-def find_excluded(densities: Planes, mpp: float) -> npt.NDArray[np.uint8]:
+def find_excluded(
+    densities: Planes, mpp: float, kinds: Collection[Kind] = KINDS
+) -> npt.NDArray[np.uint8]:
     """Areas that are neither tissue nor glass.
 
     Args:
         densities: Red, green and blue, each (H, W) int16; 16 um per pixel is fine enough.
         mpp: um per pixel.
+        kinds: What is left out. What is found and not among these is GLASS, and nothing else.
 
     Returns:
         (H, W) uint8 with PEN, BLACK and OTHER of `TissueClass`, and GLASS elsewhere.
@@ -93,10 +100,31 @@ def find_excluded(densities: Planes, mpp: float) -> npt.NDArray[np.uint8]:
     lines = _thin_lines(lightest, darkest, ink | borders, mpp)
     ink |= _dilate(_apart(narrow, lines), _disc(40.0 / mpp))
     classes = np.zeros(lightest.shape, np.uint8)
-    classes[lines > 0] = TissueClass.OTHER
-    classes[ink > 0] = TissueClass.PEN
-    classes[borders > 0] = TissueClass.BLACK
+    rings = _rings(lines)
+    # Later ones win, also those that are not asked for: unlisted ink is no edge.
+    for kind, where, value in (
+        ("edge", lines, TissueClass.OTHER),
+        ("bubble", rings, TissueClass.OTHER),
+        ("pen", ink, TissueClass.PEN),
+        ("border", borders, TissueClass.BLACK),
+    ):
+        classes[where > 0] = value if kind in kinds else TissueClass.GLASS
     return classes
+
+
+def _rings(lines: Bits) -> Bits:
+    """Those of the lines that go round something: bubbles. Open arcs are edges."""
+    rings = np.zeros_like(lines)
+    outlines, _ = cv2.findContours(lines, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    for outline in outlines:
+        x, y, w, h = cv2.boundingRect(outline)
+        filled = np.zeros((h, w), np.uint8)
+        cv2.drawContours(filled, [outline], 0, 255, -1, offset=(-x, -y))
+        part = np.s_[y : y + h, x : x + w]
+        own = cv2.bitwise_and(lines[part], filled)
+        if np.count_nonzero(filled) > RING * np.count_nonzero(own):
+            rings[part] |= np.asarray(own, np.uint8)
+    return rings
 
 
 def _coloured_ink(densities: Planes, mpp: float) -> Bits:
