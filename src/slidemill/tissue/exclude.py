@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from slidemill.tissue.classes import KINDS, Kind, TissueClass
+from slidemill.tissue.texture import Texture, keep_even
 
 Mask = npt.NDArray[np.bool_]
 Bits = npt.NDArray[np.uint8]
@@ -35,6 +36,10 @@ MAX_LINE_UM = 110.0
 """Width of the widest edge or ring."""
 MAX_WINDING = 3.5
 """Length of a line over its span; a ring has 2.2 to 3.1, a mesh of tissue more."""
+MAX_ROUGH = 0.07
+"""Roughness of coloured ink: painted and real strokes have up to 0.05, stained tissue from 0.08."""
+MAX_ROUGH_BLACK = 0.06
+"""The same of black ink; melanin has 0.07."""
 RING = 2
 """A line that encloses this many times its own area is a ring."""
 BORDER_SHARE = 0.12
@@ -93,9 +98,12 @@ def find_excluded(
     """
     lightest, darkest = extremes(densities)
     borders, black_ink, narrow = _black(lightest, darkest, mpp)
+    texture = Texture.of(densities)
+    black_ink = keep_even(black_ink, texture, MAX_ROUGH_BLACK)
+    coloured = _coloured_ink(densities, texture, mpp)
     # Light that strays from ink tints the glass about it.
     halo = _both((lightest < 80) & (darkest < 350), darkest - lightest > 30)
-    ink = _grow(_coloured_ink(densities, mpp) | black_ink, halo, mpp, reach_um=HALO_UM)
+    ink = _grow(coloured | black_ink, halo, mpp, reach_um=HALO_UM)
     ink = _dilate(ink, _disc(20.0 / mpp))
     lines = _thin_lines(lightest, darkest, ink | borders, mpp)
     ink |= _dilate(_apart(narrow, lines), _disc(40.0 / mpp))
@@ -127,7 +135,7 @@ def _rings(lines: Bits) -> Bits:
     return rings
 
 
-def _coloured_ink(densities: Planes, mpp: float) -> Bits:
+def _coloured_ink(densities: Planes, texture: Texture, mpp: float) -> Bits:
     """Ink in blue, green and red."""
     red, green, blue = densities
     # Blue counterstain may be as blue as ink, but it is never as strong.
@@ -149,7 +157,8 @@ def _coloured_ink(densities: Planes, mpp: float) -> Bits:
     # Pale red ink on glass is no eosin: it passes all red, and absorbs blue nearly as green.
     thin = _both(green > 400, (7 * red < green) & (8 * blue > 5 * green))
     warm = _seeded(warm | thin, warm > 0, mpp, share=0.02)
-    return cold | _grow(warm, pale_warm, mpp)
+    warm = _grow(warm, pale_warm, mpp)
+    return keep_even(cold, texture, MAX_ROUGH) | keep_even(warm, texture, MAX_ROUGH)
 
 
 def _black(lightest: Plane, darkest: Plane, mpp: float) -> tuple[Bits, Bits, Bits]:
