@@ -235,26 +235,37 @@ register(
         attributes=_MASK_ATTRIBUTES,
     )
 )
-TISSUE = register(
+_CLASSES = Field(
+    "classes",
+    "uint8",
+    "What each pixel is: 0 glass, 1 tissue, 2 pen, 3 black, 4 other (coverslip edge, bubble), "
+    "5 unreadable.",
+    "(H, W)",
+    chunks=(256, 256),
+    compressed=True,
+)
+_TISSUE_DOC = (
+    "Tissue of a slide at low resolution. Beside it lie the same tissue as GeoJSON polygons in "
+    "level-0 pixels and a JPEG overlay to look at."
+)
+register(
     ArtifactSpec(
         "tissue-mask",
         2,
         "hdf5",
-        "Tissue of a slide at low resolution. Beside it lie the same tissue as GeoJSON polygons in "
-        "level-0 pixels and a JPEG overlay to look at.",
-        (
-            _MASK,
-            Field(
-                "classes",
-                "uint8",
-                "What each pixel is: 0 glass, 1 tissue, 2 pen, 3 black, 4 other (coverslip edge, "
-                "bubble), 5 unreadable.",
-                "(H, W)",
-                chunks=(256, 256),
-                compressed=True,
-            ),
-        ),
+        _TISSUE_DOC + " Without remarks. No longer written.",
+        (_MASK, _CLASSES),
         attributes=_MASK_ATTRIBUTES,
+    )
+)
+TISSUE = register(
+    ArtifactSpec(
+        "tissue-mask",
+        3,
+        "hdf5",
+        _TISSUE_DOC,
+        (_MASK, _CLASSES),
+        attributes=(*_MASK_ATTRIBUTES, ("remark", "what to look at, in words; empty for nothing")),
     )
 )
 _TILE_CORNER = (

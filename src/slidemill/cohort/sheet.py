@@ -17,6 +17,7 @@ from slidemill.cohort.twins import twin_groups, visible
 from slidemill.config import NAME_PATTERN, Twins
 from slidemill.errors import Problem, SheetError
 from slidemill.slides.resolution import MPP_RANGE, is_plausible
+from slidemill.tissue.classes import KINDS, parse_kinds
 
 REQUIRED = ("slide_id", "path")
 PATIENT = "patient_id"
@@ -279,6 +280,11 @@ def _check_row(
                 f"{values['mpp']!r} is no plausible resolution",
                 f"Give um per level-0 pixel, between {low} and {high}, or leave it empty",
             )
+    if values.get("exclude"):
+        try:
+            parse_kinds(values["exclude"])
+        except ValueError as error:
+            add("exclude", str(error), f"Use words of {', '.join(KINDS)}, or none, or leave empty")
     return problems
 
 

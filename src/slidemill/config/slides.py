@@ -2,9 +2,10 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from slidemill.config.base import Device, Fraction, Section
+from slidemill.tissue.classes import KINDS, Kind, in_order
 
 Reader = Literal["auto", "openslide", "tiff", "wsidicom", "cucim", "image"]
 Twins = Literal["refuse", "join", "keep"]
@@ -103,7 +104,18 @@ class TissueConfig(Section):
     min_hole_mm2: float = Field(
         0.005, ge=0.0, description="Holes at least this large stay holes, square mm."
     )
+    exclude: tuple[Kind, ...] = Field(
+        KINDS,
+        description="What otsu, hsv and entropy look for and leave out: pen, border (dark), edge "
+        "(of the coverslip), bubble. What is not listed can be tissue; [] leaves nothing out. The "
+        "sheet's exclude column overrides it for a slide (words, or none).",
+    )
     unet: UnetConfig = Field(UnetConfig(), description="For method: unet.")
+
+    @field_validator("exclude")
+    @classmethod
+    def _in_order(cls, kinds: tuple[Kind, ...]) -> tuple[Kind, ...]:
+        return in_order(kinds)
 
     @model_validator(mode="after")
     def _has_weights(self) -> Self:

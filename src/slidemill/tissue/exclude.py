@@ -8,11 +8,14 @@ which blood does not. Black ink and borders absorb everything; dense nuclei and 
 their lightest channel. Edges and bubbles are grey, thin and long, with glass about them.
 """
 
+from collections.abc import Collection
+
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from slidemill.tissue.classes import TissueClass
+from slidemill.tissue.classes import KINDS, Kind, TissueClass
+from slidemill.tissue.texture import Texture, keep_even
 
 Mask = npt.NDArray[np.bool_]
 Bits = npt.NDArray[np.uint8]
@@ -33,6 +36,12 @@ MAX_LINE_UM = 110.0
 """Width of the widest edge or ring."""
 MAX_WINDING = 3.5
 """Length of a line over its span; a ring has 2.2 to 3.1, a mesh of tissue more."""
+MAX_ROUGH = 0.07
+"""Roughness of coloured ink: painted and real strokes have up to 0.05, stained tissue from 0.08."""
+MAX_ROUGH_BLACK = 0.06
+"""The same of black ink; melanin has 0.07."""
+RING = 2
+"""A line that encloses this many times its own area is a ring."""
 BORDER_SHARE = 0.12
 """A dark area along at least this share of an edge of the picture is a border, not ink."""
 BLACK = 1150
@@ -74,32 +83,59 @@ def extremes(densities: Planes) -> tuple[Plane, Plane]:
     return np.asarray(lightest, np.int16), np.asarray(darkest, np.int16)
 
 
-def find_excluded(densities: Planes, mpp: float) -> npt.NDArray[np.uint8]:
+def find_excluded(
+    densities: Planes, mpp: float, kinds: Collection[Kind] = KINDS
+) -> npt.NDArray[np.uint8]:
     """Areas that are neither tissue nor glass.
 
     Args:
         densities: Red, green and blue, each (H, W) int16; 16 um per pixel is fine enough.
         mpp: um per pixel.
+        kinds: What is left out. What is found and not among these is GLASS, and nothing else.
 
     Returns:
         (H, W) uint8 with PEN, BLACK and OTHER of `TissueClass`, and GLASS elsewhere.
     """
     lightest, darkest = extremes(densities)
     borders, black_ink, narrow = _black(lightest, darkest, mpp)
+    texture = Texture.of(densities)
+    black_ink = keep_even(black_ink, texture, MAX_ROUGH_BLACK)
+    coloured = _coloured_ink(densities, texture, mpp)
     # Light that strays from ink tints the glass about it.
     halo = _both((lightest < 80) & (darkest < 350), darkest - lightest > 30)
-    ink = _grow(_coloured_ink(densities, mpp) | black_ink, halo, mpp, reach_um=HALO_UM)
+    ink = _grow(coloured | black_ink, halo, mpp, reach_um=HALO_UM)
     ink = _dilate(ink, _disc(20.0 / mpp))
     lines = _thin_lines(lightest, darkest, ink | borders, mpp)
     ink |= _dilate(_apart(narrow, lines), _disc(40.0 / mpp))
     classes = np.zeros(lightest.shape, np.uint8)
-    classes[lines > 0] = TissueClass.OTHER
-    classes[ink > 0] = TissueClass.PEN
-    classes[borders > 0] = TissueClass.BLACK
+    rings = _rings(lines)
+    # Later ones win, also those that are not asked for: unlisted ink is no edge.
+    for kind, where, value in (
+        ("edge", lines, TissueClass.OTHER),
+        ("bubble", rings, TissueClass.OTHER),
+        ("pen", ink, TissueClass.PEN),
+        ("border", borders, TissueClass.BLACK),
+    ):
+        classes[where > 0] = value if kind in kinds else TissueClass.GLASS
     return classes
 
 
-def _coloured_ink(densities: Planes, mpp: float) -> Bits:
+def _rings(lines: Bits) -> Bits:
+    """Those of the lines that go round something: bubbles. Open arcs are edges."""
+    rings = np.zeros_like(lines)
+    outlines, _ = cv2.findContours(lines, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    for outline in outlines:
+        x, y, w, h = cv2.boundingRect(outline)
+        filled = np.zeros((h, w), np.uint8)
+        cv2.drawContours(filled, [outline], 0, 255, -1, offset=(-x, -y))
+        part = np.s_[y : y + h, x : x + w]
+        own = cv2.bitwise_and(lines[part], filled)
+        if np.count_nonzero(filled) > RING * np.count_nonzero(own):
+            rings[part] |= np.asarray(own, np.uint8)
+    return rings
+
+
+def _coloured_ink(densities: Planes, texture: Texture, mpp: float) -> Bits:
     """Ink in blue, green and red."""
     red, green, blue = densities
     # Blue counterstain may be as blue as ink, but it is never as strong.
@@ -121,7 +157,8 @@ def _coloured_ink(densities: Planes, mpp: float) -> Bits:
     # Pale red ink on glass is no eosin: it passes all red, and absorbs blue nearly as green.
     thin = _both(green > 400, (7 * red < green) & (8 * blue > 5 * green))
     warm = _seeded(warm | thin, warm > 0, mpp, share=0.02)
-    return cold | _grow(warm, pale_warm, mpp)
+    warm = _grow(warm, pale_warm, mpp)
+    return keep_even(cold, texture, MAX_ROUGH) | keep_even(warm, texture, MAX_ROUGH)
 
 
 def _black(lightest: Plane, darkest: Plane, mpp: float) -> tuple[Bits, Bits, Bits]:

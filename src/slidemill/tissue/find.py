@@ -8,14 +8,15 @@ areas, so that the same slide at another resolution keeps the same pieces and ho
 The result depends on the arguments alone, not on the number of threads.
 """
 
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from slidemill.tissue.classes import TissueClass
+from slidemill.tissue.classes import KINDS, KINDS_OF, Kind, TissueClass
 from slidemill.tissue.entropy import entropy_tissue
 from slidemill.tissue.exclude import components, extremes, find_excluded
 from slidemill.tissue.hsv import hsv_tissue
@@ -34,6 +35,8 @@ EXCLUDE_MPP = 16.0
 """Resolution at which ink and artefacts are looked for, um per pixel."""
 LEAST_DENSITY = -20
 """Thousandths. Noise of glass is within; white filling about tinted glass shall have no colour."""
+STAINED = 40
+"""Saturation, thousandths, from which on what was left out might have been tissue."""
 _GLASS_PX = 400  # longest edge of the picture from which the colour of glass is taken
 USUAL_GLASS = (242, 242, 242)
 """Glass where a picture shows none."""
@@ -52,6 +55,8 @@ class TissueMap:
     classes: npt.NDArray[np.uint8]
     threshold: float
     pieces: int
+    taken: Mapping[TissueClass, float] = field(default_factory=dict)
+    """Of all that is as coloured as stain, what share was left out, by class."""
 
     @property
     def mask(self) -> Mask:
@@ -68,6 +73,7 @@ def find_tissue(
     min_area_mm2: float,
     min_hole_mm2: float,
     unreadable: Mask | None = None,
+    exclude: Collection[Kind] = KINDS,
 ) -> TissueMap:
     """Find tissue in a low-resolution picture of a slide.
 
@@ -78,6 +84,7 @@ def find_tissue(
         min_area_mm2: Smaller pieces are dropped, square mm.
         min_hole_mm2: Smaller holes are filled, square mm.
         unreadable: (H, W), True where the slide does not decode; the pixels there mean nothing.
+        exclude: What is looked for and left out.
 
     Returns:
         The classes of all pixels; none is TISSUE where there is no tissue.
@@ -90,7 +97,7 @@ def find_tissue(
     glass = glass_colour(pixels)
     if lost:
         pixels[unreadable] = glass  # so that the area has no edge
-    classes = _excluded(pixels, glass, mpp)
+    classes = _excluded(pixels, glass, mpp, exclude)
     if unreadable is not None:
         classes[unreadable] = TissueClass.UNREADABLE
     usable: Mask = classes == TissueClass.GLASS
@@ -112,7 +119,17 @@ def find_tissue(
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size))
     closed = cv2.morphologyEx(bits, cv2.MORPH_CLOSE, kernel)
     np.putmask(classes, (np.asarray(closed) > 0) & usable, TissueClass.TISSUE)
-    return clean_up(classes, mpp, min_area_mm2, min_hole_mm2, threshold)
+    cleaned = clean_up(classes, mpp, min_area_mm2, min_hole_mm2, threshold)
+    return replace(cleaned, taken=_taken(cleaned.classes, saturation))
+
+
+def _taken(
+    classes: npt.NDArray[np.uint8], saturation: npt.NDArray[np.int16]
+) -> dict[TissueClass, float]:
+    """What share of tissue, and of what might have been, is of every class that is left out."""
+    stained = {kind: int(((classes == kind) & (saturation >= STAINED)).sum()) for kind in KINDS_OF}
+    whole = int((classes == TissueClass.TISSUE).sum()) + sum(stained.values())
+    return {kind: count / whole for kind, count in stained.items() if count}
 
 
 def clean_up(
@@ -221,12 +238,14 @@ def _table(level: int) -> npt.NDArray[np.int16]:
     return np.asarray(density, np.int16)
 
 
-def _excluded(pixels: Pixels, glass: tuple[int, int, int], mpp: float) -> npt.NDArray[np.uint8]:
+def _excluded(
+    pixels: Pixels, glass: tuple[int, int, int], mpp: float, exclude: Collection[Kind]
+) -> npt.NDArray[np.uint8]:
     """Ink, borders, edges and bubbles, (H, W), looked for at `EXCLUDE_MPP`."""
     height, width = pixels.shape[:2]
     scale = min(1.0, mpp / EXCLUDE_MPP)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
     densities = optical_densities(np.asarray(small, np.uint8), glass)
-    classes = find_excluded(densities, mpp / scale)
+    classes = find_excluded(densities, mpp / scale, exclude)
     return np.asarray(cv2.resize(classes, (width, height), interpolation=cv2.INTER_NEAREST))

@@ -3,7 +3,7 @@
 Reads slides once, at a fixed physical resolution, or the sheet's GeoJSON. Writes, per slide,
 `slides/<slide>.geojson` (level-0 pixels as QuPath counts), `slides/<slide>.jpg` (the overlay) and
 `slides/<slide>.h5` (mask and classes, written last). A slide in which nothing is found is a failed
-row, never an empty result.
+row, never an empty result; it leaves its picture alone, to look at.
 """
 
 import math
@@ -27,7 +27,8 @@ from slidemill.slides.overview import Overview, read_overview
 from slidemill.slides.reader import RGB, Slide
 from slidemill.slides.regions import Region, read_region
 from slidemill.slides.staging import sound_slide
-from slidemill.tissue.classes import TissueClass
+from slidemill.tissue import advice
+from slidemill.tissue.classes import Kind, TissueClass, parse_kinds
 from slidemill.tissue.find import TissueMap, clean_up, find_tissue
 from slidemill.tissue.overlay import EDGE_PX, draw_overlay
 from slidemill.tissue.polygons import mask_to_polygons, to_geojson
@@ -64,7 +65,7 @@ def compute(
         load_segmenter: Gives the network for `method: unet`.
 
     Returns:
-        Number of pieces of tissue.
+        Number of pieces of tissue, and what to look at if there is something.
 
     Raises:
         SlideError: If the slide is damaged, is not the file that the cohort stage saw (changed), or
@@ -75,13 +76,18 @@ def compute(
     # A slide that is coarser than the mask is to be has its own resolution.
     mpp = max(config.mpp, mpp_x, mpp_y)
     downsample = mpp / mpp_x, mpp / mpp_y
+    kinds = excluded_kinds(facts, config)
+    fault: SlideError | None = None
     with sound_slide(facts, task.scratch) as path, Slide.of(facts, path) as slide:
         bounds = slide.dimensions
         corner = slide.bounds[:2]
         part = _part(slide, downsample)
         overview = read_overview(slide, *downsample, task.threads)
         if config.method == "import":
-            found = _imported(facts["tissue"], overview, downsample, slide)
+            try:
+                found = _imported(facts["tissue"], overview, downsample, slide)
+            except SlideError as error:
+                found, fault = _nothing(overview), error
         elif config.method == "unet":
             assert load_segmenter is not None
             classes = _by_network(slide, overview, config, load_segmenter(), (mpp_x, mpp_y))
@@ -95,18 +101,27 @@ def compute(
                 min_area_mm2=config.min_area_mm2,
                 min_hole_mm2=config.min_hole_mm2,
                 unreadable=overview.unreadable[part],
+                exclude=kinds,
             )
             tissue = _on_canvas(tissue, overview.unreadable.shape, part)
             found = _outlined(tissue, downsample, bounds)
-        if not found.tissue.mask.any():
-            raise _no_tissue(facts["path"], found.tissue, config)
+            found = replace(found, remark=advice.remark(tissue))
+        if fault is None and not found.tissue.mask.any():
+            seen = overview.pixels[part], overview.unreadable[part], mpp
+            fault = advice.no_tissue(facts["path"], found.tissue, config, kinds, seen)
         picture, scale = _picture(slide, overview.pixels, downsample, task.threads)
+    overlay = draw_overlay(picture, found.polygons, *scale, classes=found.tissue.classes)
+    if fault is not None:
+        # Without the .h5 it does not count as done.
+        task.path.with_suffix(".geojson").unlink(missing_ok=True)
+        write_bytes(task.path.with_suffix(".jpg"), overlay)
+        raise fault
     _write(
         task,
         found,
         mpp,
         downsample,
-        draw_overlay(picture, found.polygons, *scale, classes=found.tissue.classes),
+        overlay,
         corner,
     )
     return Remarked(found.tissue.pieces, found.remark) if found.remark else found.tissue.pieces
@@ -138,6 +153,7 @@ def _write(
             "threshold": tissue.threshold,
             "tissue_mm2": float(tissue.mask.sum() * (mpp / 1000) ** 2),
             "pieces": tissue.pieces,
+            "remark": found.remark or "",
         },
     )
 
@@ -162,6 +178,19 @@ def _on_canvas(tissue: TissueMap, shape: tuple[int, ...], part: Part) -> TissueM
     canvas = np.full(shape, TissueClass.GLASS, np.uint8)
     canvas[part] = tissue.classes
     return replace(tissue, classes=canvas)
+
+
+def excluded_kinds(facts: Any, config: TissueConfig) -> tuple[Kind, ...]:  # noqa: ANN401 - a row
+    """What is left out of a slide: what its row of the sheet says, else the configuration."""
+    own = facts.get("exclude")
+    return parse_kinds(own) if own else config.exclude
+
+
+def _nothing(overview: Overview) -> Found:
+    """A slide of which nothing is known but its picture."""
+    classes = np.zeros(overview.unreadable.shape, np.uint8)
+    classes[overview.unreadable] = TissueClass.UNREADABLE
+    return Found(TissueMap(classes, math.nan, 0), [])
 
 
 def _outlined(tissue: TissueMap, downsample: tuple[float, float], bounds: tuple[int, int]) -> Found:
@@ -235,20 +264,6 @@ def _cleaned(classes: npt.NDArray[np.uint8], mpp: float, config: TissueConfig) -
     return clean_up(classes, mpp, config.min_area_mm2, config.min_hole_mm2)
 
 
-def _no_tissue(path: str, tissue: TissueMap, config: TissueConfig) -> SlideError:
-    share = {
-        kind.name.lower(): float((tissue.classes == kind).mean())
-        for kind in (TissueClass.PEN, TissueClass.BLACK, TissueClass.OTHER, TissueClass.UNREADABLE)
-    }
-    seen = ", ".join(f"{part:.0%} is {name}" for name, part in share.items() if part >= 0.005)
-    return SlideError(
-        SlideCode.NO_TISSUE,
-        f"{path}: method {config.method} finds no tissue of at least {config.min_area_mm2} square "
-        f"mm{f' ({seen})' if seen else ''}; look at the slide, and try tissue.method entropy for "
-        "faint stains, or a lower tissue.min_area_mm2",
-    )
-
-
 def _picture(
     slide: Slide, overview: RGB, downsample: tuple[float, float], threads: int
 ) -> tuple[RGB, tuple[float, float]]:
@@ -265,7 +280,9 @@ def _picture(
 
 
 def inputs(facts: Any, config: TissueConfig) -> dict[str, str]:  # noqa: ANN401 - a row of the cohort
-    """Digests of files beside the slide that its result is made from."""
+    """Digests of what else a slide's result is made from: its tissue file, its own exclude."""
+    if config.method in ("otsu", "hsv", "entropy") and facts.get("exclude"):
+        return {"exclude": " ".join(excluded_kinds(facts, config)) or "none"}
     if config.method != "import" or not facts["tissue"]:
         return {}
     path = Path(facts["tissue"])
@@ -282,4 +299,6 @@ def read_stamp(path: Path) -> dict[str, Any]:
     for suffix in (".geojson", ".jpg"):
         if not path.with_suffix(suffix).is_file():
             raise ArtifactError(f"{path.with_suffix(suffix)}: there is no such file. Run tissue.")
-    return attributes | {"count": int(attributes["pieces"])}
+    # Results of before remarks have none.
+    remark = str(attributes.get("remark", "")) or None
+    return attributes | {"count": int(attributes["pieces"]), "remark": remark}
