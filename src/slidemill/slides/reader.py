@@ -56,7 +56,8 @@ class Slide:
         self.dimensions: Size = self.level_dimensions[0]
         self.segments = self._backend.segments
         layout = self._backend.layout
-        self.level_scales = level_scales(self.level_dimensions, self.segments, layout.stated)
+        pieces = () if layout.is_exact else self.segments
+        self.level_scales = level_scales(self.level_dimensions, pieces, layout.stated)
         self.level_downsamples = tuple(scale.downsample for scale in self.level_scales)
         self.bounds = layout.bounds or (0, 0, *self.dimensions)
         self.scene, self.other_scenes = layout.scene, layout.other_scenes

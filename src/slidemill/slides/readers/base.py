@@ -4,6 +4,7 @@ A backend opens one file and reads rectangles of its levels. It knows no mpp, no
 codes of slidemill: `choice` and `Slide` turn its faults into those.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ RGB = npt.NDArray[np.uint8]
 Size = tuple[int, int]
 """Width and height, pixels."""
 
+ASPECT_TOLERANCE = 0.02
+"""How far the aspect of a level may be off that of level 0; halving rounds small levels."""
 MAX_EDGE_PX = 4_000_000
 """Longest plausible edge of level 0; 1 m of glass at 0.25 um."""
 
@@ -79,6 +82,8 @@ class Layout:
         left_out: What looked like a level and is none, each in words with the reason.
         bounds: x, y, width and height of the scanned part of level 0, pixels; None where the file
             says nothing.
+        is_exact: Whether the dimensions of the levels are known to be without padding, so that none
+            is looked for.
     """
 
     stated: tuple[float | None, ...] = ()
@@ -86,6 +91,7 @@ class Layout:
     other_scenes: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
     bounds: tuple[int, int, int, int] | None = None
+    is_exact: bool = False
 
 
 class Backend(Protocol):
@@ -163,26 +169,69 @@ def level_scales(
 
     What the file states counts first; else a whole number where the dimensions are those of a level
     that was reduced by it and rounded to pixels (4443 halved is 2221, and the downsample is 2, not
-    2.0005); else the mean over both axes, never rounded: 1.9948 is 1.9948.
+    2.0005), or padded to whole tiles (1990 halved is 995, and 1024 in tiles of 256); else the mean
+    over both axes, never rounded: 1.9948 is 1.9948.
 
     Args:
         dimensions: Width and height of every level, pixels, finest first.
-        segments: Width and height of the pieces of each level, None where unknown.
+        segments: Width and height of the pieces of each level, None where unknown or where the
+            dimensions are known to have no padding.
         stated: What the file states of each level, None where it states nothing.
     """
-    width, height = dimensions[0]
-    found = []
-    for level, (wide, high) in enumerate(dimensions):
+    full = dimensions[0]
+    found: list[LevelScale] = []
+    for level, size in enumerate(dimensions):
         said = stated[level] if level < len(stated) else None
-        mean = (width / wide + height / high) / 2
+        tile = segments[level] if level < len(segments) else None
+        mean = (full[0] / size[0] + full[1] / size[1]) / 2
         whole = max(1, round(mean))
+        padded = _padded_scale(full, size, tile) if level else None
         if said is not None:
             found.append(LevelScale(said, "stated"))
-        elif abs(width / whole - wide) < 1 and abs(height / whole - high) < 1:
+        elif is_rounded(full, size, whole):
             found.append(LevelScale(float(whole), "whole"))
+        elif padded is not None:
+            found.append(LevelScale(padded, "whole"))
         else:
             found.append(LevelScale(mean, "sizes"))
     return tuple(found)
+
+
+def is_rounded(full: Size, size: Size, scale: float) -> bool:
+    """Whether a level has the size of level 0 over a scale, rounded to pixels either way."""
+    return all(abs(edge / scale - own) < 1 for edge, own in zip(full, size, strict=True))
+
+
+def is_padded(full: Size, size: Size, tile: Size, scale: float) -> bool:
+    """Whether a level has the size of level 0 over a scale, padded to whole tiles.
+
+    One axis may be exact, since a true edge can be a whole number of tiles by itself.
+    """
+    edges = list(zip(full, size, tile, strict=True))
+    return all(_in_last_tile(edge / scale, own, piece) for edge, own, piece in edges) and any(
+        abs(edge / scale - own) >= 1 for edge, own, _ in edges
+    )
+
+
+def is_like(full: Size, size: Size) -> bool:
+    """Whether a smaller image has the shape of level 0, but for the rounding of a small one."""
+    # A pixel of rounding in the small level is as much as the tolerance allows on top.
+    slack = ASPECT_TOLERANCE + 1 / size[0] + 1 / size[1]
+    return abs((full[0] / size[0]) / (full[1] / size[1]) - 1) <= slack
+
+
+def _padded_scale(full: Size, size: Size, tile: Size | None) -> float | None:
+    """The least whole scale at which padding to whole tiles explains a level's size."""
+    # Strips are as wide as the level, and say nothing.
+    if tile is None or (tile[0] >= size[0] and tile[0] != tile[1]):
+        return None
+    least = math.ceil(max(full[0] / size[0], full[1] / size[1]) - 1e-9)
+    return float(least) if is_padded(full, size, tile, least) else None
+
+
+def _in_last_tile(true: float, stored: int, tile: int) -> bool:
+    """Whether a true edge ends in the last of the tiles that are stored."""
+    return stored % tile == 0 and stored - tile < math.ceil(true) <= stored
 
 
 def check_size(size: Size) -> None:

@@ -13,17 +13,18 @@ from pathlib import Path
 
 import tifffile
 
-from slidemill.slides.readers import tiff_levels
 from slidemill.slides.readers.base import (
     RGB,
-    Layout,
     OpenError,
     Size,
     faults_of,
 )
 from slidemill.slides.readers.cache import CACHE_BYTES, PieceCache
 from slidemill.slides.readers.mosaic import Mosaic
+from slidemill.slides.readers.tiff_levels import TiffLevel
 from slidemill.slides.readers.tiff_pieces import LevelPieces
+from slidemill.slides.readers.tiff_pyramid import find_pyramid
+from slidemill.slides.readers.tiff_text import describe
 from slidemill.slides.readers.tiff_whole import check_directories, check_pieces
 
 # What it would say of a damaged file is said by our own errors, once.
@@ -54,23 +55,27 @@ class TiffBackend:
                 self._file = opened.enter_context(tifffile.TiffFile(path))
                 if not self._file.is_ndpi:  # NDPI beyond 4 GB has offsets of its own kind
                     check_directories(path)
-                levels = tiff_levels.find_levels(self._file)
-                for page in {page for level in levels for page, _ in level.planes}:
-                    check_pieces(page, path.stat().st_size)
-                self.vendor, self.properties = tiff_levels.describe(self._file)
                 self._descriptor = os.open(path, os.O_RDONLY)
                 opened.callback(os.close, self._descriptor)
+                size = path.stat().st_size
+                pyramid = find_pyramid(self._file, self._descriptor, size, scene)
+                levels = pyramid.levels
+                for page in {page for level in levels for page, _ in level.planes}:
+                    check_pieces(page, size)
+                ome = pyramid.ome.properties if pyramid.ome is not None else {}
+                first = levels[0].planes[0][0]
+                self.vendor, self.properties = describe(self._file, first, ome)
                 self._mosaics = [self._mosaic(number, level) for number, level in enumerate(levels)]
             # Nothing failed: the file stays open until `close`.
             opened.pop_all()
-        self.layout = Layout()
+        self.layout = pyramid.layout
         self.has_spare_channel = any(
             level.alpha == "none" and level.planes[0][0].samplesperpixel == 4 for level in levels
         )
         self.level_dimensions: tuple[Size, ...] = tuple(level.size for level in levels)
         self.segments: tuple[Size | None, ...] = tuple(level.segment for level in levels)
 
-    def _mosaic(self, number: int, level: tiff_levels.TiffLevel) -> Mosaic:
+    def _mosaic(self, number: int, level: TiffLevel) -> Mosaic:
         decode = LevelPieces(self._descriptor, level).decode
         return Mosaic(number, level.size, level.segment, decode, self._cache)
 

@@ -1,21 +1,17 @@
-"""Which directories of a TIFF are the slide's levels, and what its metadata say.
+"""A directory of a TIFF as a level of a slide, and what its metadata say.
 
-Levels are the SubIFDs of the first directory where it has some (OME); otherwise every further tiled
-directory that is smaller and of the same shape, which leaves out thumbnails, labels and macros.
+`tiff_pyramid` decides which directories are levels.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
-from xml.etree import ElementTree
 
 import numpy as np
-from tifffile import COMPRESSION, EXTRASAMPLE, PHOTOMETRIC, PLANARCONFIG, TiffFile, TiffPage
+from tifffile import COMPRESSION, EXTRASAMPLE, PHOTOMETRIC, PLANARCONFIG, TiffPage
 
 from slidemill.slides.readers.base import (
     DamagedError,
-    OpenError,
     Size,
     UnsupportedError,
     check_size,
@@ -25,10 +21,6 @@ MAX_PIECE_BYTES = 512 * 2**20
 """Decoded size of the largest stored piece; more of it would have to be held at once."""
 RAW_PIECE_BYTES = 4 * 2**20
 """Uncompressed rows are read in pieces of about this many bytes."""
-ASPECT_TOLERANCE = 0.02
-"""How far the aspect of a level may be off that of level 0; halving rounds small levels."""
-MAX_DIRECTORIES = 512
-"""Directories that are looked at; a slide has a dozen."""
 
 _PHOTOMETRIC = {
     PHOTOMETRIC.MINISBLACK,
@@ -94,98 +86,23 @@ class TiffLevel:
     is_ycbcr: bool = False
 
 
-def find_levels(file: TiffFile) -> tuple[TiffLevel, ...]:
-    """The levels of a slide, finest first.
-
-    Raises:
-        UnsupportedError: If level 0 is of a kind that is not read.
-        OpenError: If there is no directory, or it is damaged.
-    """
-    if not len(file.pages):
-        raise OpenError("it has no directory")
-    first = _page(file, 0)
-    channels = _ome_channels(file, first)
-    if channels == 1:
-        _check_no_channels(file, first)
-    below: list[list[TiffPage]] = []
-    if first.subifds:
-        subs = [
-            [_full(sub) for sub in (page.pages or ())] for page in _channel_pages(file, channels)
-        ]
-        below = [list(group) for group in zip(*subs, strict=False)]
-    elif channels == 1:
-        count = min(len(file.pages), MAX_DIRECTORIES)
-        below = [[_page(file, i)] for i in range(1, count)]
-    levels = [_level(_channel_pages(file, channels))]
-    for pages in below:
-        page = pages[0]
-        if (page.is_tiled or first.subifds) and _is_smaller(levels[-1].size, page):
-            try:
-                levels.append(_level(pages))
-            except OpenError:
-                # An odd directory further down takes nothing from the levels above it.
-                break
-    return tuple(levels)
-
-
-def _page(file: TiffFile, index: int) -> TiffPage:
-    return _full(file.pages[index])
-
-
-def _full(page: object) -> TiffPage:
+def full_page(page: object) -> TiffPage:
+    """A directory with all of its tags, which tifffile leaves out of those that look alike."""
     full = page if isinstance(page, TiffPage) else page.aspage()  # type: ignore[attr-defined]
     assert isinstance(full, TiffPage)
     return full
 
 
-def _channel_pages(file: TiffFile, channels: int) -> list[TiffPage]:
-    return [_page(file, i) for i in range(channels)]
+def level_of(pages: list[TiffPage]) -> TiffLevel:
+    """An image as a level.
 
-
-def _ome_channels(file: TiffFile, first: TiffPage) -> int:
-    """Number of directories that are one colour each: 3 for OME in planes, otherwise 1."""
-    if not file.is_ome or first.samplesperpixel != 1:
-        return 1
-    found = re.search(r'SizeC="(\d+)"', first.description or "")
-    count = int(found[1]) if found else 1
-    if count == 1:
-        return 1
-    if count != 3 or len(file.pages) < 3:
-        raise UnsupportedError(f"it has {count} channels (fluorescence?), not red, green and blue")
-    return 3
-
-
-def _check_no_channels(file: TiffFile, first: TiffPage) -> None:
-    """Refuse channels that are a grey directory each, as fluorescence is stored.
+    Args:
+        pages: Its directory, or those that are one colour each.
 
     Raises:
-        UnsupportedError: If a directory after the first is grey too, and as large.
+        UnsupportedError: If it is of a kind that is not read.
+        OpenError: If it is damaged.
     """
-    if first.samplesperpixel != 1 or file.is_ome:
-        return
-    count = min(len(file.pages), MAX_DIRECTORIES)
-    alike = sum(
-        page.samplesperpixel == 1
-        and (page.imagewidth, page.imagelength) == (first.imagewidth, first.imagelength)
-        for page in (_page(file, i) for i in range(count))
-    )
-    if alike > 1:
-        raise UnsupportedError(
-            f"it has {alike} grey channels, a directory each (fluorescence?), not red, green and "
-            "blue"
-        )
-
-
-def _is_smaller(above: Size, page: TiffPage) -> bool:
-    width, height = int(page.imagewidth), int(page.imagelength)
-    if not (0 < width < above[0] and 0 < height < above[1]):
-        return False
-    # A pixel of rounding in the small level is as much as the tolerance allows on top.
-    slack = ASPECT_TOLERANCE + 1 / width + 1 / height
-    return abs((above[0] / width) / (above[1] / height) - 1) <= slack
-
-
-def _level(pages: list[TiffPage]) -> TiffLevel:
     page = pages[0]
     size = (int(page.imagewidth), int(page.imagelength))
     check_size(size)
@@ -294,55 +211,3 @@ def _check_kind(page: TiffPage) -> None:
         raise UnsupportedError(f"it is inverted grey, and has {page.samplesperpixel} channels")
     if page.imagedepth != 1:
         raise UnsupportedError("it is a volume, not a slide")
-
-
-def describe(file: TiffFile) -> tuple[str, dict[str, str]]:
-    """Vendor and metadata of a TIFF, by OpenSlide's names where it has some."""
-    page = _page(file, 0)
-    found: dict[str, str] = {}
-    for name in ("XResolution", "YResolution"):
-        tag = page.tags.get(name)
-        value = tag.value if tag is not None else None
-        if isinstance(value, tuple) and len(value) == 2 and value[1]:
-            found[f"tiff.{name}"] = repr(value[0] / value[1])
-    unit = page.tags.get("ResolutionUnit")
-    # TIFF 6.0: without the tag the unit is the inch.
-    code = int(unit.value) if unit is not None else 2
-    found["tiff.ResolutionUnit"] = {1: "none", 2: "inch", 3: "centimeter"}.get(code, "unknown")
-    text = page.description or ""
-    if text:
-        found["tiff.ImageDescription"] = text
-    if file.is_svs:
-        return "aperio", found | _aperio(text)
-    if file.is_ome:
-        return "ome", found | _ome(text)
-    return "generic-tiff", found
-
-
-def _aperio(text: str) -> dict[str, str]:
-    """`key = value` pairs between bars, as Aperio writes them."""
-    pairs = (part.partition("=") for part in text.split("|")[1:])
-    found = {f"aperio.{key.strip()}": value.strip() for key, sign, value in pairs if sign}
-    if "aperio.AppMag" in found:
-        found["openslide.objective-power"] = found["aperio.AppMag"]
-    return found
-
-
-def _ome(text: str) -> dict[str, str]:
-    """Physical size of a pixel of the first image, and the objective's magnification."""
-    if "<!DOCTYPE" in text or "<!ENTITY" in text:
-        return {}
-    try:
-        # Without a DTD, which was refused above, there are no entities to expand.
-        root = ElementTree.fromstring(text)
-    except ElementTree.ParseError:
-        return {}
-    found: dict[str, str] = {}
-    pixels = next(root.iterfind(".//{*}Pixels"), None)
-    if pixels is not None:
-        for name, value in pixels.attrib.items():
-            if name.startswith("PhysicalSize"):
-                found[f"ome.{name}"] = value
-    objective = next(root.iterfind(".//{*}Objective"), None)
-    power = objective.get("NominalMagnification") if objective is not None else None
-    return found | ({"openslide.objective-power": power} if power else {})
