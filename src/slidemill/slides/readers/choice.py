@@ -83,15 +83,15 @@ def _open(path: Path, reader: str, scene: str | None) -> Backend:
         from slidemill.slides.readers.tiff import TiffBackend
 
         return TiffBackend(path, scene)
-    if scene is not None:
-        raise UnsupportedError(
-            f"the sheet asks for scene {scene!r}, and the reader {reader} cannot choose one"
-        )
     if reader == "openslide":
         from slidemill.slides.readers.openslide import OpenSlideBackend
 
         _check_own_kind(path)
-        return OpenSlideBackend(path)
+        return OpenSlideBackend(path, scene)
+    if scene is not None:
+        raise UnsupportedError(
+            f"the sheet asks for scene {scene!r}, and the reader {reader} cannot choose one"
+        )
     if reader == "wsidicom":
         from slidemill.slides.readers.dicom import DicomBackend
 

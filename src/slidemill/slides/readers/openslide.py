@@ -18,12 +18,14 @@ from slidemill.slides.readers.base import (
     OpenError,
     ReadError,
     Size,
+    UnsupportedError,
     check_size,
     faults_of,
     on_canvas,
     on_white,
 )
 from slidemill.slides.readers.dicom_series import read_series, stated_scales
+from slidemill.slides.readers.tiff_openslide import VENDORS, confirmed_levels
 
 
 class OpenSlideBackend:
@@ -32,10 +34,15 @@ class OpenSlideBackend:
     name = "openslide"
     version = str(openslide.__library_version__)
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, scene: str | None = None) -> None:
         """Open a file.
 
+        Args:
+            path: The file.
+            scene: Name of the scene to read; None for the largest.
+
         Raises:
+            UnsupportedError: If OpenSlide shows another image of the file than is asked for.
             OpenError: If OpenSlide cannot.
         """
         self._path = path
@@ -46,7 +53,7 @@ class OpenSlideBackend:
             except openslide.OpenSlideUnsupportedFormatError:
                 raise OpenError("OpenSlide knows no such format") from None
             self.level_dimensions: tuple[Size, ...] = self._handle.level_dimensions
-            # OpenSlide's own, since `read_region` places what it reads by them.
+            # OpenSlide's own, by its own numbers, since `read_region` places what it reads by them.
             self.level_downsamples: tuple[float, ...] = self._handle.level_downsamples
             self.properties = _properties(self._handle)
         for size in self.level_dimensions:
@@ -56,7 +63,23 @@ class OpenSlideBackend:
             stated=self._stated(),
             bounds=stated_bounds(self.properties, self.level_dimensions[0]),
         )
-        self.segments = tuple(self._segment(level) for level, _ in enumerate(self.level_dimensions))
+        self._numbers = tuple(range(len(self.level_dimensions)))
+        if self.vendor in VENDORS:
+            self._confirm(scene)
+        elif scene is not None:
+            raise UnsupportedError(
+                f"the sheet asks for scene {scene!r}, and OpenSlide cannot choose one"
+            )
+        self.segments = tuple(self._segment(level) for level in self._numbers)
+
+    def _confirm(self, scene: str | None) -> None:
+        """Keep only what is a level of a TIFF."""
+        found = confirmed_levels(self._path, self.level_dimensions, scene)
+        self._numbers, self.level_dimensions, self.layout = (
+            found.numbers,
+            found.dimensions,
+            found.layout,
+        )
 
     def _stated(self) -> tuple[float | None, ...]:
         """Scales of levels; of DICOM, since OpenSlide only divides their sizes.
@@ -82,15 +105,16 @@ class OpenSlideBackend:
 
     def read_into(self, level: int, x: int, y: int, out: RGB) -> None:
         """Read a rectangle; see `Backend.read_into`."""
-        downsample = self.level_downsamples[level]
+        own = self._numbers[level]
+        downsample = self.level_downsamples[own]
 
         def read(left: int, top: int, right: int, bottom: int, into: RGB) -> None:
             location = (round(left * downsample), round(top * downsample))
             try:
-                _region(self._handle, location, level, into)
+                _region(self._handle, location, own, into)
             except ReadError:
                 # Perhaps another thread's fault: only a fresh handle of our own can tell.
-                self._read_alone(location, level, into)
+                self._read_alone(location, own, into)
 
         on_canvas(self.level_dimensions[level], x, y, out, read)
 

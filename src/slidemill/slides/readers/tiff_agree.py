@@ -5,6 +5,7 @@ ones, so they are found without decoding; bare glass looks the same on every sli
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -26,7 +27,9 @@ TEXTURED = 5.0
 MAX_COLOUR_OFF = 20.0
 """How far the mean colour of a place may be off, grey levels: far more than JPEG takes away."""
 MIN_CORRELATION = 0.8
-"""Of a place that agrees."""
+"""Of a place that agrees. On the project's real slides, true levels (mean, bilinear, Lanczos and
+every second pixel; JPEG quality 10 to 80) agree at all places but one of 15 at quality 10, and
+other pieces of the same or another slide at 18 % of the places at most."""
 MIN_SHARE = 0.75
 """Share of the places that tell anything and agree; one damaged or retouched place may fail."""
 SHIFT_PX = 2
@@ -160,14 +163,17 @@ def _compare_at(
     mean = cv2.resize(large, (width, height), interpolation=cv2.INTER_AREA)
     if np.abs(small.mean((0, 1)) - mean.mean((0, 1))).max() > MAX_COLOUR_OFF:
         return -1.0
-    greys = [cv2.cvtColor(one, cv2.COLOR_RGB2GRAY).astype(np.float32) for one in (small, mean)]
+    greys = [_grey(small), _grey(mean)]
     if max(float(grey.std()) for grey in greys) < TEXTURED:
         return float("nan")
     smooth = [np.asarray(cv2.GaussianBlur(grey, (0, 0), 1.0), np.float32) for grey in greys]
     # Some writers take every second pixel instead of the mean of four.
     taken = cv2.resize(large, (width, height), interpolation=cv2.INTER_NEAREST)
-    nearest = cv2.cvtColor(taken, cv2.COLOR_RGB2GRAY).astype(np.float32)
-    return max(_correlation(smooth[0], smooth[1]), _correlation(greys[0], nearest))
+    return max(_correlation(smooth[0], smooth[1]), _correlation(greys[0], _grey(taken)))
+
+
+def _grey(pixels: npt.NDArray[Any]) -> Grey:
+    return cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY).astype(np.float32)
 
 
 def _correlation(one: Grey, other: Grey) -> float:
