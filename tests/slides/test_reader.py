@@ -105,3 +105,20 @@ def test_a_region_of_a_real_slide_is_openslides_own(shared):
 def test_downsamples_are_whole_only_where_rounding_explains_the_dimensions(sizes, expected):
     found = [one.downsample for one in level_scales(tuple(sizes))]
     assert found == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("size", "tile", "scale", "source"),
+    [
+        ((1024, 1024), (256, 256), 2.0, "whole"),  # 995 padded
+        ((512, 512), (256, 256), 4.0, "whole"),
+        ((1024, 1024), None, 1990 / 1024, "sizes"),
+        ((1024, 1024), (1024, 16), 1990 / 1024, "sizes"),  # strips
+        ((1008, 1008), (256, 256), 1990 / 1008, "sizes"),  # no whole tiles
+        ((995, 995), (256, 256), 2.0, "whole"),
+    ],
+)
+def test_padding_to_whole_tiles_explains_a_scale(size, tile, scale, source):
+    found = level_scales(((1990, 1990), size), ((256, 256), tile))[1]
+    assert (found.downsample, found.source) == (pytest.approx(scale), source)
+    assert level_scales(((1990, 1990), size), (), (None, 3.5))[1].source == "stated"
