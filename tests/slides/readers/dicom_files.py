@@ -137,4 +137,6 @@ def _encoded(pixels, syntax):
         return pixels.tobytes()
     if syntax == JPEG:
         return imagecodecs.jpeg8_encode(pixels, level=95, subsampling="422")
-    return imagecodecs.jpeg2k_encode(pixels, level=50, reversible=False, mct=True, codecformat="j2k")
+    return imagecodecs.jpeg2k_encode(
+        pixels, level=50, reversible=False, mct=True, codecformat="j2k"
+    )

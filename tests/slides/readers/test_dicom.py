@@ -9,7 +9,7 @@ import pytest
 from slidemill.errors import SlideCode, SlideError
 from slidemill.slides.identity import files_beside
 from slidemill.slides.reader import Slide
-from slidemill.slides.resolution import resolve_mpp
+from slidemill.slides.resolution import objective_power, resolve_mpp
 from slides.readers import dicom_files as dicom
 from slides.readers.dicom_files import JPEG, JPEG_2000, PLAIN, picture, reduced
 
@@ -51,6 +51,7 @@ def test_a_series_without_names_is_one_slide(shared):
                 assert slide.level_dimensions == ((2048, 2048), (512, 512))
                 assert slide.level_downsamples == (1.0, 4.0)
                 assert resolve_mpp(slide.properties, None, "refuse").mpp_x == 0.5
+                assert objective_power(slide.properties) == 20
     assert files_beside(folder / "IM0") == (folder / "IM1",)
 
 

@@ -132,3 +132,17 @@ def _read_places(
             return None
         places.append((int(x) - 1, int(y) - 1))
     return tuple(places) or None
+
+
+def properties_of(one: "Dataset") -> dict[str, str]:
+    """Metadata of a level, by OpenSlide's names where it has some."""
+    found = {}
+    spacing = spacing_of(one)
+    if spacing is not None:
+        found = {"dicom.PixelSpacing-x": str(spacing[0]), "dicom.PixelSpacing-y": str(spacing[1])}
+    kind: Any = one.get("ImageType")
+    for number, value in enumerate([kind] if isinstance(kind, str) else kind or ()):
+        found[f"dicom.ImageType[{number}]"] = str(value)
+    optical = one.get("OpticalPathSequence") or ()
+    power = optical[0].get("ObjectiveLensPower") if optical else None
+    return found | ({"openslide.objective-power": str(power)} if power is not None else {})

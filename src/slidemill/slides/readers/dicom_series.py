@@ -7,7 +7,7 @@ none. How frames are assembled is never assumed: a level is laid out in full (TI
 frame says where it lies, or there is only one.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ from slidemill.slides.readers.dicom_file import (
     count_of,
     flavour_of,
     places_of,
+    properties_of,
     series_uid,
     spacing_of,
     text_of,
@@ -56,6 +57,7 @@ class SeriesLevel:
         places: Where its frames lie, as indices of tiles counted row by row; None where they lie
             row by row and complete.
         transfer_syntax: How its frames are stored.
+        properties: Its metadata, by OpenSlide's names where it has some.
     """
 
     files: tuple[Path, ...]
@@ -65,6 +67,7 @@ class SeriesLevel:
     organization: str
     places: frozenset[int] | None
     transfer_syntax: str
+    properties: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -231,6 +234,7 @@ def _level(parts: list["Dataset"]) -> SeriesLevel:
         organization=organization,
         places=_layout(parts, size, tile, frames, organization),
         transfer_syntax=str(first.file_meta.TransferSyntaxUID),
+        properties=properties_of(first),
     )
 
 
