@@ -171,3 +171,65 @@ def test_real_slides_have_the_mpp_that_they_are_known_to_have(shared):
     with Slide(shared / "slides" / "camelyon_jpeg.dcm", "wsidicom") as slide:
         found = resolve_mpp(slide.properties, None, "refuse")
     assert found.mpp_x == pytest.approx(28.97, rel=1e-3)
+
+
+def test_decimal_commas_and_units_as_scanners_and_people_write_them(shared):
+    for reader in ("auto", "openslide"):
+        with Slide(shared / "cases" / "mpp-text" / "comma.svs", reader) as slide:
+            assert resolve_mpp(slide.properties, None, "refuse").mpp_x == 0.499
+    spacing = {"philips.DICOM_PIXEL_SPACING": '"0,000226907" "0,000226891"'}
+    assert resolve_mpp(spacing, None, "refuse").mpp_x == pytest.approx(0.226891)
+    for text in ("0,25", "0.25 um", "250 nm", " 0.25 \N{MICRO SIGN}m/px "):
+        assert resolve_mpp({"aperio.MPP": text}, None, "refuse").mpp_x == pytest.approx(0.25)
+    for unit in ("micron", "\N{GREEK SMALL LETTER MU}m", ""):
+        ome = {f"ome.PhysicalSize{axis}": "0,25" for axis in "XY"}
+        units = {f"ome.PhysicalSize{axis}Unit": unit for axis in "XY"}
+        assert resolve_mpp(ome | units, None, "refuse").mpp_x == 0.25
+
+
+def test_the_objective_is_also_asked_for_by_the_keys_of_vendors():
+    assert objective_power({"aperio.AppMag": "20x"}) == 20
+    assert (
+        objective_power({"openslide.objective-power": "-1", "hamamatsu.SourceLens": "40,0"}) == 40
+    )
+    assert objective_power({"aperio.AppMag": "0"}) is None
+    assert objective_power({"aperio.AppMag": "inf"}) is None
+
+
+@pytest.mark.parametrize(("mpp", "power"), [("12.6", "20"), ("0.499", "2.5"), ("1.0", "40x")])
+def test_mpp_and_objective_that_disagree_are_not_chosen_between(mpp, power):
+    properties = {"aperio.MPP": mpp, "aperio.AppMag": power}
+    # Another key that would agree is no proof.
+    properties |= {f"tiff.{axis}Resolution": repr(1e3 * float(power.strip("x"))) for axis in "XY"}
+    properties["tiff.ResolutionUnit"] = "centimeter"
+    with pytest.raises(SlideError) as caught:
+        resolve_mpp(properties, None, "objective")
+    assert caught.value.code == SlideCode.MPP_IMPLAUSIBLE
+    for part in (f"{float(mpp):g} um", f"{power.strip('x')}x", "sheet's mpp column", "aperio.MPP"):
+        assert part in caught.value.message
+    assert resolve_mpp(properties, 0.5, "refuse").mpp_x == 0.5
+
+
+@pytest.mark.parametrize(
+    ("mpp", "power"),
+    [
+        ("0.25", "40"), ("0.5", "20"), ("0.228", "40"), ("0.1725", "40"), ("0.2325", "20"),
+        ("0.19", "20"), ("0.65", "10"), ("1.0", "20"), ("0.1", "63"), ("28.97", "0"), ("8", "lens"),
+    ],
+)  # fmt: skip
+def test_what_scanners_pair_agrees(mpp, power):
+    properties = {"aperio.MPP": mpp, "aperio.AppMag": power}
+    assert resolve_mpp(properties, None, "refuse").mpp_x == float(mpp)
+
+
+def test_a_reduced_level_of_dicom_on_its_own_keeps_the_lens_of_its_scan():
+    properties = {
+        "dicom.PixelSpacing-x": "8",
+        "dicom.PixelSpacing-y": "8",
+        "dicom.ImageType[3]": "RESAMPLED",
+        "openslide.objective-power": "40",
+    }
+    assert resolve_mpp(properties, None, "refuse").mpp_x == 8
+    assert code(properties | {"dicom.ImageType[3]": "NONE"}, None, "refuse") == (
+        SlideCode.MPP_IMPLAUSIBLE
+    )

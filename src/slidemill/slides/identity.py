@@ -20,7 +20,8 @@ from slidemill.slides.readers.choice import (
     TIFF_MAGIC,
     system_fault,
 )
-from slidemill.slides.readers.dicom_series import is_dicom, series_files
+from slidemill.slides.readers.dicom_file import is_dicom
+from slidemill.slides.readers.dicom_series import series_files
 
 CZI_MAGIC = b"ZISRAWFILE"
 SQLITE_MAGIC = b"SQLite format 3\0"

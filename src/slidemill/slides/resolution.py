@@ -4,7 +4,8 @@ No value is ever guessed: it is from the sheet, from the slide's metadata, or fr
 configuration states, and the source is kept. Every key that vendors and formats use is asked, in a
 fixed order; implausible values are refused and the next key is asked: 352.8 is what 72 dpi comes
 to, 1000 is what libvips writes by default, and whole dpi of printers and screens say nothing of a
-scan.
+scan. An mpp that the objective of the same slide contradicts is refused outright: nothing says
+which of the two is right.
 """
 
 import math
@@ -13,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from slidemill.errors import SlideCode, SlideError
+from slidemill.slides.measures import factor_of, magnification, number, with_unit
 
 MPP_RANGE = (0.02, 100.0)
 """Smallest and largest um per pixel that a scanner can have meant."""
@@ -22,7 +24,22 @@ MAX_ANISOTROPY = 2.0
 PRINT_DPI = (72.0, 75.0, 96.0, 100.0, 120.0, 144.0, 150.0, 200.0, 300.0, 400.0, 600.0, 1200.0)
 """Resolutions of screens and printers; programs write them where they know nothing better."""
 
-_OBJECTIVE_KEY = "openslide.objective-power"
+UM_AT_1X = 10.0
+"""um per pixel of a scan, about, times the power of its objective: 0.5 at 20x."""
+MAX_DISAGREEMENT = 3.0
+"""Factor by which mpp and objective may disagree: cameras, adapters and binning give up to 2.6."""
+
+_OBJECTIVE_KEYS = (
+    "openslide.objective-power",
+    "aperio.AppMag",
+    "hamamatsu.SourceLens",
+    "leica.objective",
+    "mirax.GENERAL.OBJECTIVE_MAGNIFICATION",
+    "sakura.NominalLensMagnification",
+    "trestle.Objective Power",
+    "ventana.Magnification",
+)
+"""Keys of the objective's power; the vendors' own, where OpenSlide cannot make a number of them."""
 _UM_PER_CM, _UM_PER_INCH, _UM_PER_MM = 10_000.0, 25_400.0, 1_000.0
 _PAIRS = (
     ("openslide.mpp-x", "openslide.mpp-y"),
@@ -37,12 +54,6 @@ _PAIRS = (
     ("cucim.spacing-x", "cucim.spacing-y"),
 )
 """Keys whose values are um per pixel, in x and in y."""
-_NUMBER = re.compile(
-    r"([+-]?(?:\d+(?:[.,]\d*)?|[.,]\d+)(?:[eE][+-]?\d+)?)\s*(?:(?:um|µm|μm)(?:\s*/\s*px|/pixel)?)?"
-)
-"""A number with a point or a comma, and perhaps its unit, the micrometre."""
-_OME_UNITS = {"": 1.0, "µm": 1.0, "μm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6}
-"""um in a unit of OME; the micrometre is its default."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +78,8 @@ def is_plausible(mpp: float) -> bool:
 
 def objective_power(properties: Mapping[str, str]) -> float | None:
     """Objective power that the metadata gives, or None."""
-    power = _number(properties.get(_OBJECTIVE_KEY))
-    return power if power is not None and power > 0 else None
+    found = (magnification(properties.get(key)) for key in _OBJECTIVE_KEYS)
+    return next((power for power in found if power is not None and 0 < power < math.inf), None)
 
 
 def resolve_mpp(
@@ -84,20 +95,22 @@ def resolve_mpp(
         missing_mpp: `refuse`, `objective`, or um per pixel to assume.
 
     Raises:
-        SlideError: If there is no mpp (mpp-missing) or none is plausible (mpp-implausible).
+        SlideError: If there is no mpp (mpp-missing), none is plausible, or the objective's power
+            contradicts it (mpp-implausible).
     """
     if sheet_mpp is not None:
         return Resolution(sheet_mpp, sheet_mpp, "sheet")
     refused = []
     for key, found_x, found_y in _candidates(properties):
         if _is_meant(key, found_x, found_y):
+            _check_objective(properties, key, math.sqrt(found_x * found_y))
             return Resolution(found_x, found_y, f"metadata:{key}")
         refused.append(f"{key} = {found_x:.6g} x {found_y:.6g}")
     if isinstance(missing_mpp, float):
         return Resolution(missing_mpp, missing_mpp, "config")
     power = objective_power(properties)
-    if missing_mpp == "objective" and power is not None and is_plausible(10.0 / power):
-        return Resolution(10.0 / power, 10.0 / power, "objective")
+    if missing_mpp == "objective" and power is not None and is_plausible(UM_AT_1X / power):
+        return Resolution(UM_AT_1X / power, UM_AT_1X / power, "objective")
     todo = (
         "give it in the sheet's mpp column, or set cohort.missing_mpp (objective, or a number of "
         "um per pixel)"
@@ -111,6 +124,27 @@ def resolve_mpp(
     raise SlideError(SlideCode.MPP_MISSING, f"the metadata have no mpp{also}; {todo}")
 
 
+def _check_objective(properties: Mapping[str, str], key: str, mpp: float) -> None:
+    """Refuse an mpp of the metadata that the objective contradicts.
+
+    Raises:
+        SlideError: If they disagree by more than `MAX_DISAGREEMENT`.
+    """
+    power = objective_power(properties)
+    # The finest level that is there may be a reduced one; the lens is that of the scan.
+    if power is None or properties.get("dicom.ImageType[3]") == "RESAMPLED":
+        return
+    factor = mpp * power / UM_AT_1X
+    if 1 / MAX_DISAGREEMENT <= factor <= MAX_DISAGREEMENT:
+        return
+    raise SlideError(
+        SlideCode.MPP_IMPLAUSIBLE,
+        f"the metadata say {mpp:.6g} um per pixel ({key}) and an objective of {power:.6g}x, which "
+        f"gives about {UM_AT_1X / power:.3g}: they disagree by a factor of "
+        f"{max(factor, 1 / factor):.3g}; give the right one in the sheet's mpp column",
+    )
+
+
 def _candidates(properties: Mapping[str, str]) -> Iterator[tuple[str, float, float]]:
     """Every resolution that the metadata give: key, um per pixel in x and in y."""
     for key_x, key_y in _PAIRS:
@@ -118,7 +152,7 @@ def _candidates(properties: Mapping[str, str]) -> Iterator[tuple[str, float, flo
         if key_x.startswith("openslide.") and properties.get("openslide.vendor") == "generic-tiff":
             continue
         yield from _pair(key_x, properties.get(key_x), properties.get(key_y))
-    spacing = re.findall(r"[\d.eE+-]+", properties.get("philips.DICOM_PIXEL_SPACING", ""))
+    spacing = re.findall(r'[^\s"\\]+', properties.get("philips.DICOM_PIXEL_SPACING", ""))
     if len(spacing) == 2:
         # DICOM gives mm between rows first, then between columns.
         yield from _pair("philips.DICOM_PIXEL_SPACING", spacing[1], spacing[0], _UM_PER_MM)
@@ -133,17 +167,17 @@ def _candidates(properties: Mapping[str, str]) -> Iterator[tuple[str, float, flo
 
 
 def _ome(properties: Mapping[str, str]) -> Iterator[tuple[str, float, float]]:
-    units = [properties.get(f"ome.PhysicalSize{axis}Unit", "") for axis in "XY"]
-    if all(unit in _OME_UNITS for unit in units):
-        x, y = (_number(properties.get(f"ome.PhysicalSize{axis}")) for axis in "XY")
-        if x is not None and y is not None:
-            yield "ome.PhysicalSizeX", x * _OME_UNITS[units[0]], y * _OME_UNITS[units[1]]
+    units = [properties.get(f"ome.PhysicalSize{axis}Unit", "").strip() or "um" for axis in "XY"]
+    factors = [factor_of(unit) for unit in units]
+    x, y = (number(properties.get(f"ome.PhysicalSize{axis}")) for axis in "XY")
+    if factors[0] is not None and factors[1] is not None and x is not None and y is not None:
+        yield "ome.PhysicalSizeX", x * factors[0], y * factors[1]
 
 
 def _tiff(properties: Mapping[str, str]) -> Iterator[tuple[str, float, float]]:
     unit = properties.get("tiff.ResolutionUnit")
     um = {"centimeter": _UM_PER_CM, "inch": _UM_PER_INCH}.get(unit or "")
-    x, y = (_number(properties.get(f"tiff.{axis}Resolution")) for axis in "XY")
+    x, y = (number(properties.get(f"tiff.{axis}Resolution")) for axis in "XY")
     if um is not None and x and y and x > 0 and y > 0:
         yield "tiff.XResolution", um / x, um / y
 
@@ -151,9 +185,9 @@ def _tiff(properties: Mapping[str, str]) -> Iterator[tuple[str, float, float]]:
 def _pair(
     key: str, x: str | None, y: str | None, factor: float = 1.0
 ) -> Iterator[tuple[str, float, float]]:
-    found_x, found_y = _number(x), _number(y)
+    found_x, found_y = with_unit(x, factor), with_unit(y, factor)
     if found_x is not None and found_y is not None:
-        yield key, found_x * factor, found_y * factor
+        yield key, found_x, found_y
 
 
 def _is_meant(key: str, mpp_x: float, mpp_y: float) -> bool:
@@ -164,9 +198,3 @@ def _is_meant(key: str, mpp_x: float, mpp_y: float) -> bool:
         return False
     is_print = any(math.isclose(_UM_PER_INCH / mpp_x, dpi, rel_tol=1e-3) for dpi in PRINT_DPI)
     return not (key.startswith("tiff.") and is_print)
-
-
-def _number(text: str | None) -> float | None:
-    """A number as people and programs write it: `0.499`, `0,499`, `0.499 um`."""
-    found = _NUMBER.fullmatch(text.strip()) if text is not None else None
-    return float(found[1].replace(",", ".")) if found else None

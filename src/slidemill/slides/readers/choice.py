@@ -21,7 +21,8 @@ from slidemill.slides.readers.base import (
     UnsupportedError,
     faults_of,
 )
-from slidemill.slides.readers.dicom_series import has_jpeg_2000, is_dicom
+from slidemill.slides.readers.dicom_file import is_dicom
+from slidemill.slides.readers.dicom_series import has_jpeg_2000
 
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 JPEG_MAGIC = b"\xff\xd8\xff"

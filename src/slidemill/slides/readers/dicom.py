@@ -76,11 +76,7 @@ class DicomBackend:
         ]
         self.vendor: str | None = "dicom"
         self.layout = Layout(stated=stated_scales(series), left_out=series.left_out)
-        spacing = stored[0].spacing
-        self.properties = {
-            f"dicom.PixelSpacing-{axis}": str(value)
-            for axis, value in zip("xy", spacing or (), strict=False)
-        }
+        self.properties = dict(stored[0].properties)
 
     def _mosaic(self, number: int, decoder: "_Decoder") -> Mosaic | None:
         segment = self.segments[number]

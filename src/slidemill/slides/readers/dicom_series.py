@@ -7,20 +7,27 @@ none. How frames are assembled is never assumed: a level is laid out in full (TI
 frame says where it lies, or there is only one.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from slidemill.slides.readers.base import OpenError, Size, UnsupportedError, check_size, faults_of
+from slidemill.slides.readers.dicom_file import (
+    attributes_of,
+    count_of,
+    flavour_of,
+    places_of,
+    properties_of,
+    series_uid,
+    spacing_of,
+    text_of,
+)
 from slidemill.slides.resolution import is_plausible
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-DICOM_MAGIC = b"DICM"
-"""Stands behind a preamble of 128 bytes."""
 WHOLE_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
 """SOP class of whole slide images (DICOM PS3.6)."""
 JPEG_2000 = ("1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91")
@@ -29,22 +36,12 @@ COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 """Photometric interpretations of 8-bit colour that the readers convert."""
 UNCOMPRESSED = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99")
 """Transfer syntaxes whose pixels are stored as they are; they need to be RGB."""
-_UM_PER_MM = 1000.0
 _ROUNDING = 1e-3
 """Spacings have few digits: a ratio this near to a whole number, relatively, is that number."""
 _LEAST_STEP = 1.1
 """How many times coarser a level is at least than the one before."""
 _MISFIT = 1.25
 """Factor by which the extent of a level may differ from that of level 0 without padding."""
-_TAGS = [
-    "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "PyramidUID", "ImageType", "Rows",
-    "Columns", "NumberOfFrames", "TotalPixelMatrixColumns", "TotalPixelMatrixRows",
-    "TotalPixelMatrixFocalPlanes", "NumberOfOpticalPaths", "OpticalPathSequence",
-    "SamplesPerPixel", "BitsAllocated", "BitsStored", "PhotometricInterpretation",
-    "PlanarConfiguration", "DimensionOrganizationType", "SharedFunctionalGroupsSequence",
-    "PixelSpacing", "SOPInstanceUIDOfConcatenationSource", "ConcatenationUID",
-    "ConcatenationFrameOffsetNumber",
-]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -55,11 +52,12 @@ class SeriesLevel:
         files: The instances that it is stored in, in the order of their frames.
         size: Width and height, pixels; with padding where the file counts it in.
         tile: Width and height of its frames, pixels.
-        spacing: um per pixel in x and y; None where it says none that a scanner can mean.
+        spacing: um per pixel in x and y; None where it says none.
         organization: DimensionOrganizationType; empty where it says none.
         places: Where its frames lie, as indices of tiles counted row by row; None where they lie
             row by row and complete.
         transfer_syntax: How its frames are stored.
+        properties: Its metadata, by OpenSlide's names where it has some.
     """
 
     files: tuple[Path, ...]
@@ -69,6 +67,7 @@ class SeriesLevel:
     organization: str
     places: frozenset[int] | None
     transfer_syntax: str
+    properties: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -82,11 +81,6 @@ class Series:
 
     levels: tuple[SeriesLevel, ...]
     left_out: tuple[str, ...] = ()
-
-
-def is_dicom(head: bytes) -> bool:
-    """Whether the first bytes of a file, 132 or more, are those of a DICOM file."""
-    return head[128:132] == DICOM_MAGIC
 
 
 def series_files(path: Path, limit: int | None = None) -> tuple[Path, ...] | None:
@@ -109,30 +103,6 @@ def series_files(path: Path, limit: int | None = None) -> tuple[Path, ...] | Non
     return tuple(sorted(one for one in others if own is not None and series_uid(one) == own))
 
 
-def series_uid(path: Path) -> str | None:
-    """The series that a file says it is of; None of a file that is no DICOM or says none."""
-    try:
-        status = path.stat()
-        return _series_uid(path, status.st_size, status.st_mtime_ns, status.st_ino)
-    except OSError:
-        return None
-
-
-@lru_cache(maxsize=65_536)
-def _series_uid(path: Path, _size: int, _changed: int, _inode: int) -> str | None:
-    """`series_uid`, once a state of a file: folders are looked through for every slide in them."""
-    from pydicom import dcmread
-
-    with path.open("rb") as stream:
-        if not is_dicom(stream.read(132)):
-            return None
-    try:
-        found = dcmread(path, stop_before_pixels=True, specific_tags=["SeriesInstanceUID"])
-        return str(found.SeriesInstanceUID) or None
-    except Exception:  # noqa: BLE001 - a parser on whatever lies in a folder; then it is none
-        return None
-
-
 def read_series(path: Path) -> Series:
     """The pyramid of the series that a file belongs to.
 
@@ -145,21 +115,21 @@ def read_series(path: Path) -> Series:
         OpenError: If the attributes contradict each other or do not parse.
     """
     with faults_of("pydicom", OpenError):
-        own = _attributes(path)
+        own = attributes_of(path)
         if str(own.get("SOPClassUID", "")) != WHOLE_SLIDE:
             kind = getattr(own.get("SOPClassUID"), "name", "DICOM of no class")
             raise UnsupportedError(f"it is no whole slide image, but {kind}")
-        instances = {_text(own, "SOPInstanceUID"): own}
+        instances = {text_of(own, "SOPInstanceUID"): own}
         for other in series_files(path) or ():
-            found = _attributes(other)
+            found = attributes_of(other)
             if str(found.get("SOPClassUID", "")) == WHOLE_SLIDE:
                 # The same instance under two names is one.
-                instances.setdefault(_text(found, "SOPInstanceUID"), found)
-        volumes = [one for one in instances.values() if _flavour(one) == "VOLUME"]
+                instances.setdefault(text_of(found, "SOPInstanceUID"), found)
+        volumes = [one for one in instances.values() if flavour_of(one) == "VOLUME"]
         if not volumes:
             raise UnsupportedError(_no_level(own))
         levels = [_level(parts) for parts in _by_concatenation(volumes)]
-    if len({_text(one, "PyramidUID") for one in volumes} - {""}) > 1:
+    if len({text_of(one, "PyramidUID") for one in volumes} - {""}) > 1:
         raise UnsupportedError(
             "its series has several pyramids; put the files of each in a folder of its own"
         )
@@ -181,7 +151,7 @@ def has_jpeg_2000(path: Path) -> bool:
 
 
 def _scale(level: SeriesLevel, base: SeriesLevel) -> float | None:
-    if level.spacing is None or base.spacing is None:
+    if level.spacing is None or base.spacing is None or not all(map(is_plausible, base.spacing)):
         return None
     ratios = [own / first for own, first in zip(level.spacing, base.spacing, strict=True)]
     if abs(ratios[0] / ratios[1] - 1) > 0.01:
@@ -202,50 +172,15 @@ def _fits(scale: float, edge: int, tile: int, base: int, base_tile: int) -> bool
     return base - base_tile - scale <= extent <= base + 2 * tile * scale
 
 
-def _attributes(path: Path) -> "Dataset":
-    """What a file says of itself, but for its pixels and what it says of each frame."""
-    from pydicom import dcmread
-
-    found = dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS))
-    found.filename = path
-    return found
-
-
-def _text(attributes: "Dataset", name: str) -> str:
-    return str(attributes.get(name) or "")
-
-
-def _count(attributes: "Dataset", name: str, default: int | None = None) -> int:
-    """A whole number of the attributes.
-
-    Raises:
-        OpenError: If it is absent, without a default, or none.
-    """
-    value = attributes.get(name)
-    if value is None and default is not None:
-        return default
-    try:
-        return int(value)
-    except (TypeError, ValueError):
-        raise OpenError(f"its {name} is {value!r}") from None
-
-
-def _flavour(attributes: "Dataset") -> str:
-    """What an instance shows: VOLUME, LABEL, OVERVIEW, THUMBNAIL, LOCALIZER; or empty."""
-    values: Any = attributes.get("ImageType")
-    values = [values] if isinstance(values, str) else list(values or [])
-    return str(values[2]) if len(values) > 2 else ""
-
-
 def _no_level(own: "Dataset") -> str:
     """Why a series without a VOLUME is none of a slide."""
-    flavour = _flavour(own)
+    flavour = flavour_of(own)
     if flavour:
         return f"its series has only {flavour.lower()} and the like, and no level (VOLUME)"
     said = "it does not say what it shows (ImageType)"
-    frames = _count(own, "NumberOfFrames", 1)
-    if frames > 1 and not _text(own, "DimensionOrganizationType"):
-        places = _places(Path(own.filename))
+    frames = count_of(own, "NumberOfFrames", 1)
+    if frames > 1 and not text_of(own, "DimensionOrganizationType"):
+        places = places_of(Path(own.filename))
         if places is None:
             said += f", {_unknown_order(frames)}"
     return said
@@ -262,10 +197,10 @@ def _by_concatenation(volumes: Iterable["Dataset"]) -> list[list["Dataset"]]:
     """The instances of each level, in the order of their frames."""
     found: dict[str, list[Dataset]] = {}
     for one in volumes:
-        source = _text(one, "SOPInstanceUIDOfConcatenationSource")
-        found.setdefault(source or _text(one, "SOPInstanceUID"), []).append(one)
+        source = text_of(one, "SOPInstanceUIDOfConcatenationSource")
+        found.setdefault(source or text_of(one, "SOPInstanceUID"), []).append(one)
     return [
-        sorted(parts, key=lambda one: _count(one, "ConcatenationFrameOffsetNumber", 0))
+        sorted(parts, key=lambda one: count_of(one, "ConcatenationFrameOffsetNumber", 0))
         for parts in found.values()
     ]
 
@@ -277,28 +212,29 @@ def _level(parts: list["Dataset"]) -> SeriesLevel:
         _check_kind(one)
         if any(_frame_layout(one) != _frame_layout(first) for one in parts):
             raise OpenError("parts of one level (concatenation) are of different sizes")
-    size = (_count(first, "TotalPixelMatrixColumns"), _count(first, "TotalPixelMatrixRows"))
-    tile = (_count(first, "Columns"), _count(first, "Rows"))
+    size = (count_of(first, "TotalPixelMatrixColumns"), count_of(first, "TotalPixelMatrixRows"))
+    tile = (count_of(first, "Columns"), count_of(first, "Rows"))
     check_size(size)
     check_size(tile)
     frames, offset = 0, 0
     for one in parts:
-        offset = _count(one, "ConcatenationFrameOffsetNumber", 0)
+        offset = count_of(one, "ConcatenationFrameOffsetNumber", 0)
         if offset != frames:
             raise OpenError(
                 f"frames {min(frames, offset)} to {max(frames, offset)} of a level are "
                 "missing or there twice (concatenation)"
             )
-        frames += _count(one, "NumberOfFrames", 1)
-    organization = _text(first, "DimensionOrganizationType")
+        frames += count_of(one, "NumberOfFrames", 1)
+    organization = text_of(first, "DimensionOrganizationType")
     return SeriesLevel(
         files=tuple(Path(one.filename) for one in parts),
         size=size,
         tile=tile,
-        spacing=_spacing(first),
+        spacing=spacing_of(first),
         organization=organization,
         places=_layout(parts, size, tile, frames, organization),
         transfer_syntax=str(first.file_meta.TransferSyntaxUID),
+        properties=properties_of(first),
     )
 
 
@@ -306,46 +242,33 @@ def _frame_layout(one: "Dataset") -> tuple[object, ...]:
     names = ("TotalPixelMatrixColumns", "TotalPixelMatrixRows", "Columns", "Rows")
     return (
         *(one.get(name) for name in names),
-        _text(one, "DimensionOrganizationType"),
+        text_of(one, "DimensionOrganizationType"),
         str(one.file_meta.TransferSyntaxUID),
     )
 
 
 def _check_kind(one: "Dataset") -> None:
     """Refuse a level whose pixels are not 8-bit RGB of one focal plane, by name."""
-    photometric = _text(one, "PhotometricInterpretation") or "of no stated colour"
+    photometric = text_of(one, "PhotometricInterpretation") or "of no stated colour"
     samples = one.get("SamplesPerPixel")
     if samples is None:
         raise OpenError("it does not say how many samples a pixel has (SamplesPerPixel)")
-    bits = (_count(one, "BitsAllocated"), _count(one, "BitsStored", 8))
+    bits = (count_of(one, "BitsAllocated"), count_of(one, "BitsStored", 8))
     if int(samples) != 3 or photometric not in COLOURS:
         raise UnsupportedError(f"its pixels are {photometric} with {samples} sample(s), not RGB")
     if bits != (8, 8):
         raise UnsupportedError(f"its samples have {bits[1]} of {bits[0]} bits, not 8")
     if str(one.file_meta.TransferSyntaxUID) in UNCOMPRESSED and (
-        photometric != "RGB" or _count(one, "PlanarConfiguration", 0)
+        photometric != "RGB" or count_of(one, "PlanarConfiguration", 0)
     ):
-        planes = ", plane by plane" if _count(one, "PlanarConfiguration", 0) else ""
+        planes = ", plane by plane" if count_of(one, "PlanarConfiguration", 0) else ""
         raise UnsupportedError(f"its pixels are uncompressed {photometric}{planes}")
-    paths = max(_count(one, "NumberOfOpticalPaths", 1), len(one.get("OpticalPathSequence") or ()))
+    paths = max(count_of(one, "NumberOfOpticalPaths", 1), len(one.get("OpticalPathSequence") or ()))
     if paths > 1:
         raise UnsupportedError(f"it has {paths} optical paths, as fluorescence has")
-    planes_of_focus = _count(one, "TotalPixelMatrixFocalPlanes", 1)
+    planes_of_focus = count_of(one, "TotalPixelMatrixFocalPlanes", 1)
     if planes_of_focus > 1:
         raise UnsupportedError(f"it is a stack of {planes_of_focus} focal planes")
-
-
-def _spacing(one: "Dataset") -> tuple[float, float] | None:
-    """Spacing of pixels in x and y, um."""
-    shared = one.get("SharedFunctionalGroupsSequence") or ()
-    measures = shared[0].get("PixelMeasuresSequence") if shared else None
-    values: Any = (measures[0] if measures else one).get("PixelSpacing")
-    try:
-        # DICOM gives mm between rows first, then between columns.
-        y, x = (float(value) * _UM_PER_MM for value in values)
-    except (TypeError, ValueError):
-        return None
-    return (x, y) if is_plausible(x) and is_plausible(y) else None
 
 
 def _layout(
@@ -361,10 +284,10 @@ def _layout(
         raise UnsupportedError(f"its frames are organized as {organization}, not as tiles")
     found: list[int] = []
     for one in parts:
-        placed = _places(Path(one.filename))
+        placed = places_of(Path(one.filename))
         if placed is None:
             raise UnsupportedError(f"it does not say what is where, {_unknown_order(frames)}")
-        if len(placed) != _count(one, "NumberOfFrames", 1):
+        if len(placed) != count_of(one, "NumberOfFrames", 1):
             raise OpenError(f"it has {frames} frames and positions of {len(placed)}")
         for x, y in placed:
             column, row = x // tile[0], y // tile[1]
@@ -374,34 +297,6 @@ def _layout(
     if len(set(found)) != len(found):
         raise UnsupportedError("several frames lie at one place, as those of focal planes do")
     return None if found == list(range(across * down)) else frozenset(found)
-
-
-def _places(path: Path) -> tuple[tuple[int, int], ...] | None:
-    """Left and top of every frame, pixels from 0; None where one does not say."""
-    status = path.stat()
-    return _read_places(path, status.st_size, status.st_mtime_ns, status.st_ino)
-
-
-@lru_cache(maxsize=16)
-def _read_places(
-    path: Path, _size: int, _changed: int, _inode: int
-) -> tuple[tuple[int, int], ...] | None:
-    """`_places`, once a state of a file."""
-    from pydicom import dcmread
-
-    tags = ["PerFrameFunctionalGroupsSequence"]
-    found = dcmread(path, stop_before_pixels=True, specific_tags=tags)
-    places = []
-    for frame in found.get("PerFrameFunctionalGroupsSequence") or ():
-        position = frame.get("PlanePositionSlideSequence")
-        at = position[0] if position else {}
-        # DICOM counts pixels from 1.
-        x = at.get("ColumnPositionInTotalImagePixelMatrix")
-        y = at.get("RowPositionInTotalImagePixelMatrix")
-        if x is None or y is None:
-            return None
-        places.append((int(x) - 1, int(y) - 1))
-    return tuple(places) or None
 
 
 def _pyramid(levels: list[SeriesLevel]) -> Series:

@@ -6,6 +6,7 @@ damaged tile costs no other.
 
 import threading
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,8 @@ from slidemill.slides.readers.base import (
     on_canvas,
     on_white,
 )
-from slidemill.slides.readers.dicom_series import read_series, stated_scales
+from slidemill.slides.readers.dicom_file import HEAD_BYTES, is_dicom
+from slidemill.slides.readers.dicom_series import Series, read_series, stated_scales
 from slidemill.slides.readers.tiff_openslide import VENDORS, confirmed_levels
 
 
@@ -47,6 +49,8 @@ class OpenSlideBackend:
         """
         self._path = path
         self._lock = threading.Lock()
+        # What is refused of DICOM is refused by its own name, and not by OpenSlide's.
+        series = _series(path)
         with faults_of("OpenSlide", OpenError):
             try:
                 self._handle = openslide.OpenSlide(path)
@@ -59,8 +63,8 @@ class OpenSlideBackend:
         for size in self.level_dimensions:
             check_size(size)
         self.vendor = self.properties.get("openslide.vendor")
-        self.layout = Layout(
-            stated=self._stated(),
+        self.layout = replace(
+            _layout(series, self.level_dimensions),
             bounds=stated_bounds(self.properties, self.level_dimensions[0]),
         )
         self._numbers = tuple(range(len(self.level_dimensions)))
@@ -80,23 +84,6 @@ class OpenSlideBackend:
             found.dimensions,
             found.layout,
         )
-
-    def _stated(self) -> tuple[float | None, ...]:
-        """Scales of levels; of DICOM, since OpenSlide only divides their sizes.
-
-        Raises:
-            UnsupportedError: If the series is of a kind that is not read.
-            OpenError: If OpenSlide would not show it as it is.
-        """
-        if self.vendor != "dicom":
-            return ()
-        series = read_series(self._path)
-        if self.level_dimensions != tuple(level.size for level in series.levels):
-            raise OpenError("OpenSlide does not take all levels of the series")
-        # OpenSlide puts frames row by row unless they are said to be sparse.
-        if any(level.places is not None and not level.organization for level in series.levels):
-            raise OpenError("OpenSlide does not ask where the frames lie")
-        return stated_scales(series)
 
     def _segment(self, level: int) -> Size | None:
         keys = (f"openslide.level[{level}].tile-{edge}" for edge in ("width", "height"))
@@ -133,6 +120,28 @@ class OpenSlideBackend:
     def close(self) -> None:
         """Release the file."""
         self._handle.close()
+
+
+def _series(path: Path) -> Series | None:
+    """The series of a DICOM file; None of another."""
+    with path.open("rb") as stream:
+        return read_series(path) if is_dicom(stream.read(HEAD_BYTES)) else None
+
+
+def _layout(series: Series | None, sizes: tuple[Size, ...]) -> Layout:
+    """What DICOM says of its levels, of which OpenSlide only divides the sizes.
+
+    Raises:
+        OpenError: If OpenSlide would not show the series as it is.
+    """
+    if series is None:
+        return Layout()
+    if sizes != tuple(level.size for level in series.levels):
+        raise OpenError("OpenSlide does not take all levels of the series")
+    # OpenSlide puts frames row by row unless they are said to be sparse.
+    if any(level.places is not None and not level.organization for level in series.levels):
+        raise OpenError("OpenSlide does not ask where the frames lie")
+    return Layout(stated=stated_scales(series), left_out=series.left_out)
 
 
 def _region(handle: openslide.OpenSlide, location: Size, level: int, into: RGB) -> None:
