@@ -91,3 +91,16 @@ def test_missing_empty_and_foreign_files(tmp_path):
     assert "neither .tsv nor .csv" in str(faults(sheet(tmp_path, "x", "s.xlsx")))
     (tmp_path / "latin.tsv").write_bytes(b"slide_id\tpath\tpatient_id\n\xe4\t\xff\t\n")
     assert "UTF-8" in str(faults(tmp_path / "latin.tsv"))
+
+
+@pytest.mark.parametrize("cell", ["pen", "pen, bubble;edge", "NONE", "border"])
+def test_what_is_excluded_of_a_slide_is_taken_as_it_is(tmp_path, cell):
+    text = f"slide_id\tpath\tpatient_id\texclude\na\ta.svs\tp\t{cell}\nb\tb.svs\tp\t\n"
+    first, second = read_sheet(sheet(tmp_path, text)).rows
+    assert (first.exclude, second.exclude) == (cell, None)
+
+
+@pytest.mark.parametrize("cell", ["ink", "none pen", "pen|edge", ";"])
+def test_what_cannot_be_excluded_is_a_fault_of_the_sheet(tmp_path, cell):
+    text = f"slide_id\tpath\tpatient_id\texclude\na\ta.svs\tp\t{cell}\n"
+    assert set(faults(sheet(tmp_path, text))) == {"row 2, column exclude"}
