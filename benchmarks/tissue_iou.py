@@ -42,7 +42,7 @@ INKS = {
     "black": (0.10, 0.09, 0.11),
 }
 """Light that passes a full layer of ink, by channel."""
-STROKE_UM = 640.0
+STROKE_UM = 240.0
 
 Pixels = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
@@ -101,7 +101,9 @@ def stains(path: Path, mpp: float, seeds: range) -> None:
                 marked, stroke = with_stroke(recombined(pixels, stain), truth, ink, seed)
                 classes = classes_of(marked)
                 tissue = iou(classes == TissueClass.TISSUE, truth & ~stroke)
-                scores.append((tissue, iou(classes == TissueClass.PEN, stroke)))
+                # A black stroke along an edge counts as a border.
+                inked = (classes == TissueClass.PEN) | (classes == TissueClass.BLACK)
+                scores.append((tissue, iou(inked, stroke)))
             cells.append("{:.3f} / {:.3f}".format(*np.mean(scores, axis=0)).rjust(16))
         print(f"{stain:<22}" + "".join(cells), flush=True)
 
