@@ -5,8 +5,8 @@ which a stain keeps its direction at any strength (Beer-Lambert; directions of R
 2001): haematoxylin absorbs red 0.93 times as much as green and eosin and DAB less than half, so
 what absorbs red half as much again as green is blue or green ink. Red ink passes nearly all red,
 which blood does not. Other stains have such colours too, so ink is also even
-(`slidemill.tissue.texture`). Black ink and borders absorb everything; dense nuclei and DAB do not absorb
-their lightest channel. Edges and bubbles are grey, thin and long, with glass about them.
+(`slidemill.tissue.texture`). Black ink and borders absorb everything; dense nuclei and DAB do not
+absorb their lightest channel. Edges and bubbles are grey, thin and long, with glass about them.
 """
 
 from collections.abc import Collection
