@@ -180,3 +180,16 @@ def test_errors_name_separator_and_columns(tmp_path):
 def test_a_good_sheet_has_one_note(tmp_path):
     path = written(tmp_path, ["a", "a.svs", "p", "1"], name="s.txt", separator=";")
     assert read_sheet(path).notes == ("sheet s.txt: 1 slides, separator semicolon, UTF-8",)
+
+
+@pytest.mark.parametrize("cell", ["pen", "pen, bubble;edge", "NONE", "border"])
+def test_what_is_excluded_of_a_slide_is_taken_as_it_is(tmp_path, cell):
+    text = f"slide_id\tpath\tpatient_id\texclude\na\ta.svs\tp\t{cell}\nb\tb.svs\tp\t\n"
+    first, second = read_sheet(sheet(tmp_path, text)).rows
+    assert (first.exclude, second.exclude) == (cell, None)
+
+
+@pytest.mark.parametrize("cell", ["ink", "none pen", "pen|edge", ";"])
+def test_what_cannot_be_excluded_is_a_fault_of_the_sheet(tmp_path, cell):
+    text = f"slide_id\tpath\tpatient_id\texclude\na\ta.svs\tp\t{cell}\n"
+    assert set(faults(sheet(tmp_path, text))) == {"row 2, column exclude"}

@@ -7,7 +7,7 @@ import pandas as pd
 from slidemill.report.choice import choose_slides
 from slidemill.report.figures import attention_overlay, histogram, loss_curves
 from slidemill.report.html import ReportPage, SlideSection, render
-from slidemill.report.rows import Estimate, ResultRow, ResultTable
+from slidemill.report.rows import Estimate, ResultRow, ResultTable, remarks_of
 from slidemill.report.tasks import Pair, TaskSection
 
 EVIL = "<script>alert(1)</script>"
@@ -51,6 +51,7 @@ def page(**changes):
             }
             for i in range(3)
         ],
+        remarks=[{"slide_id": EVIL, "stage": "tissue", "remark": EVIL}],
         pretraining=["a run"],
         loss_svg=loss_curves({"dino": [np.array([2.0, 1.0])]}),
         stages=[{"stage": "tiles", "folder": "f", "digest": "d", "parameters": EVIL}],
@@ -122,3 +123,17 @@ def test_attention_is_drawn_where_the_tiles_are():
 
     image = np.asarray(Image.open(BytesIO(JPEG))).astype(int)
     assert image[15, 20].sum() > image[45, 60].sum() + 100
+
+
+def test_remarks_are_listed_where_there_are_any():
+    tables = {
+        "cohort": pd.DataFrame({"slide_id": ["b", "a"], "remark": ["two scenes", None]}),
+        "tissue": pd.DataFrame({"slide_id": ["a", "b"], "remark": ["40% pen", None]}),
+        "old": pd.DataFrame({"slide_id": ["a"]}),
+    }
+    remarks = remarks_of(tables)
+    assert [(r["slide_id"], r["stage"]) for r in remarks] == [("a", "tissue"), ("b", "cohort")]
+    text = page(remarks=remarks)
+    assert "To look at" in text
+    assert "40% pen" in text
+    assert "To look at" not in page(remarks=[])

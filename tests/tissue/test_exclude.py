@@ -147,3 +147,21 @@ def test_thin_strokes_over_tissue_are_ink(pen, seed):
         ink = (light[..., 0] < 110) & (light[..., 0] < light[..., 2] - 40)
     assert ink.sum() > 300
     assert (ink & found.mask).sum() < 0.05 * ink.sum()
+
+
+def test_what_is_not_listed_is_not_left_out():
+    pixels = canvas()
+    cv2.line(pixels, (40, 60), (300, 60), INKS["blue"], 16)
+    pixels[-25:] = 18
+    cv2.line(pixels, (20, 90), (330, 100), (120, 120, 120), 2)
+    cv2.circle(pixels, (200, 170), 40, (120, 120, 120), 3)
+    places = {"pen": (60, 150), "border": (250, 150), "edge": (95, 175), "bubble": (170, 240)}
+    densities = optical_densities(pixels, GLASS)
+    every = find_excluded(densities, MPP)
+    assert all(every[place] != TissueClass.GLASS for place in places.values())
+    for kind, place in places.items():
+        classes = find_excluded(densities, MPP, [k for k in places if k != kind])
+        assert classes[place] == TissueClass.GLASS
+        others = [classes[where] == every[where] for k, where in places.items() if k != kind]
+        assert all(others)
+    assert (find_excluded(densities, MPP, []) == TissueClass.GLASS).all()

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import shutil
 
 import h5py
@@ -26,7 +27,7 @@ from slidemill.tissue.classes import TissueClass
 STAGE = StageId("tissue", "t", formats.TISSUE, 1, {})
 
 
-def run(slide_path, folder, config=None, tissue_file=None, load=None, mpp=0.5):
+def run(slide_path, folder, config=None, tissue_file=None, load=None, mpp=0.5, exclude=None):
     with Slide(slide_path) as slide:
         reader = slide.reader
     facts = {
@@ -37,6 +38,7 @@ def run(slide_path, folder, config=None, tissue_file=None, load=None, mpp=0.5):
         "mpp_x": mpp,
         "mpp_y": mpp,
         "tissue": str(tissue_file) if tissue_file else None,
+        "exclude": exclude,
     }
     path = folder / "s.h5"
     stage.compute(
@@ -77,7 +79,78 @@ def test_glass_is_a_fault_that_says_what_to_try(tmp_path):
     with pytest.raises(SlideError, match="entropy") as caught:
         run(slide, tmp_path)
     assert caught.value.code == SlideCode.NO_TISSUE
+    assert "hsv and entropy find none either" in caught.value.message
     assert not (tmp_path / "s.h5").exists()
+    # What people need to judge it by.
+    assert max(Image.open(tmp_path / "s.jpg").size) == 1000
+    with pytest.raises(ArtifactError):
+        stage.read_stamp(tmp_path / "s.h5")
+
+
+def test_advice_fits_the_method_and_was_tried(tmp_path):
+    """Texture without colour: of the methods entropy alone finds it."""
+    rng = np.random.default_rng(0)
+    pixels = np.full((800, 1000, 3), 241, np.uint8)
+    cells = np.repeat(np.repeat(rng.integers(150, 241, (16, 18)), 32, 0), 32, 1)
+    pixels[100:612, 100:676] = cells[..., None]
+    slide = tmp_path / "grey.tif"
+    write_pyramid(slide, pixels, mpp_x=0.5, mpp_y=0.5)
+    with pytest.raises(SlideError, match=r"set tissue\.method entropy: it finds 0\.\d\d square mm"):
+        run(slide, tmp_path)
+    config = TissueConfig(method="entropy", min_area_mm2=0.5)
+    with pytest.raises(SlideError) as caught:
+        run(slide, tmp_path, config)
+    assert "entropy:" not in caught.value.message
+    assert "lower tissue.min_area_mm2" in caught.value.message
+
+
+@pytest.fixture(scope="module")
+def inked(tmp_path_factory):
+    """A pink disc of 1 mm and as much in even blue."""
+    pixels = np.full((1600, 2400, 3), 242, np.uint8)
+    y, x = np.mgrid[:1600, :2400]
+    pixels[(x - 600) ** 2 + (y - 800) ** 2 < 450**2] = (200, 120, 180)
+    pixels[400:1200, 1400:2200] = (50, 110, 200)
+    path = tmp_path_factory.mktemp("inked") / "inked.tif"
+    write_pyramid(path, pixels, mpp_x=0.5, mpp_y=0.5)
+    return path
+
+
+def test_much_that_was_left_out_is_remarked_and_a_key_keeps_it(inked, tmp_path):
+    path = run(inked, tmp_path)
+    classes, attributes = classes_of(path)
+    assert (classes == TissueClass.PEN).any()
+    remark = attributes["remark"]
+    assert re.search(r"5\d% pen was left out", remark)
+    assert "take pen out of tissue.exclude" in remark
+    assert stage.read_stamp(path)["remark"] == remark
+    for own in ({"config": TissueConfig(exclude=("border",))}, {"exclude": "edge, bubble"}):
+        classes, attributes = classes_of(run(inked, tmp_path, **own))
+        assert not (classes == TissueClass.PEN).any()
+        assert attributes["remark"] == ""
+        assert attributes["tissue_mm2"] == pytest.approx(0.16 + np.pi * 0.225**2, rel=0.15)
+    assert stage.read_stamp(path)["remark"] is None
+
+
+def test_a_slide_that_is_all_ink_says_which_key_keeps_it(tmp_path):
+    pixels = np.full((800, 1000, 3), 242, np.uint8)
+    pixels[200:600, 200:800] = (50, 110, 200)
+    slide = tmp_path / "ink.tif"
+    write_pyramid(slide, pixels, mpp_x=0.5, mpp_y=0.5)
+    with pytest.raises(
+        SlideError, match=r"take pen out of tissue\.exclude.* gives 0\.07 square mm"
+    ):
+        run(slide, tmp_path)
+    assert (tmp_path / "s.jpg").is_file()
+
+
+def test_what_is_excluded_of_a_slide_is_part_of_its_digest():
+    config = TissueConfig()
+    assert stage.inputs({"tissue": None, "exclude": None}, config) == {}
+    given = [stage.inputs({"tissue": None, "exclude": e}, config) for e in ("pen,edge", "edge pen")]
+    assert given[0] == given[1] == {"exclude": "pen edge"}
+    assert stage.inputs({"tissue": None, "exclude": "none"}, config) == {"exclude": "none"}
+    assert TissueConfig(exclude=("bubble", "pen", "pen")) == TissueConfig(exclude=("pen", "bubble"))
 
 
 def test_what_does_not_decode_is_a_class_and_no_tissue(disc_pixels, tmp_path):
@@ -125,8 +198,9 @@ def test_imported_polygons_are_kept_as_they_are(disc_slide, tmp_path):
     with pytest.raises(SlideError, match="outside") as caught:
         far = tmp_path / "far.geojson"
         far.write_text(json.dumps(mapping(box(5000, 5000, 6000, 6000))))
-        run(disc_slide, tmp_path, config, far)
+        run(disc_slide, tmp_path / "far", config, far)
     assert caught.value.code == SlideCode.TISSUE_FILE
+    assert [file.name for file in (tmp_path / "far").iterdir()] == ["s.jpg"]
 
 
 def test_a_slide_coarser_than_the_mask_has_its_own_resolution(disc_slide, tmp_path):

@@ -42,6 +42,7 @@ class ReportPage:
         cohort_rows: The cohort in numbers, label and value.
         tiles_svg: Histogram of tiles a slide; empty where there are none.
         failures: Slide, stage, code and message of what failed.
+        remarks: Slide, stage and remark of what should be looked at.
         pretraining: Runs, in sentences.
         loss_svg: Loss curves; empty where there are none.
         stages: Stage, folder, digest and parameters of everything that was run.
@@ -61,6 +62,7 @@ class ReportPage:
     loss_svg: str
     stages: list[dict[str, str]]
     footer: list[tuple[str, str]] = field(default_factory=list)
+    remarks: list[dict[str, str]] = field(default_factory=list)
 
 
 def render(page: ReportPage) -> str:

@@ -71,6 +71,22 @@ class ResultTable:
         return any(row.source for row in self.rows)
 
 
+def remarks_of(manifests: Mapping[str, pd.DataFrame]) -> list[dict[str, str]]:
+    """What to look at though nothing failed: slide, stage and remark, by slide.
+
+    Args:
+        manifests: Manifests of stages, and the cohort's table, by the stage's name.
+    """
+    rows = [
+        {"slide_id": str(row["slide_id"]), "stage": stage, "remark": str(row["remark"])}
+        for stage, table in manifests.items()
+        # Tables of before remarks have no such column.
+        if "remark" in table
+        for _, row in table[table["remark"].notna()].iterrows()
+    ]
+    return sorted(rows, key=lambda row: row["slide_id"])
+
+
 def estimate_of(row: Mapping[Hashable, Any], *, best: bool = False) -> Estimate:
     """An estimate from `estimate`, `low` and `high` of a table's row."""
     return Estimate(_number(row["estimate"]), _number(row["low"]), _number(row["high"]), best)

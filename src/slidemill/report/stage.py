@@ -25,6 +25,7 @@ from slidemill.report.choice import choose_slides
 from slidemill.report.figures import attention_overlay, histogram, jpeg, loss_curves
 from slidemill.report.heatmap import tile_boxes
 from slidemill.report.html import ReportPage, SlideSection, render
+from slidemill.report.rows import remarks_of
 from slidemill.report.tasks import task_section
 from slidemill.slides.overview import read_overview
 from slidemill.slides.reader import Slide
@@ -38,6 +39,7 @@ def run(plan: Plan, folder: Path) -> Path:
     """Write the report of a run; returns its path."""
     cohort = read_parquet(plan.manifest_path(plan.cohort), "cohort")
     manifest = read_manifest(plan.manifest_path(plan.encoders[0].features))
+    tissue = read_manifest(plan.manifest_path(plan.tissue))
     cell = next((c for c in plan.cells if c.entry and c.entry.name == "abmil"), None)
     page = ReportPage(
         cohort=plan.config.cohort.sheet,
@@ -49,6 +51,7 @@ def run(plan: Plan, folder: Path) -> Path:
         cohort_rows=_cohort_rows(plan, cohort),
         tiles_svg=_tiles_svg(manifest),
         failures=[row for row in records(manifest) if row["status"] == "failed"],
+        remarks=remarks_of({"cohort": cohort, "tissue": tissue}),
         pretraining=_pretraining(plan),
         loss_svg=_loss_svg(plan),
         stages=[_stage(stage) for stage in _all_stages(plan)],

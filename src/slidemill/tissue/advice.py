@@ -83,7 +83,7 @@ def _todo(
         less = tuple(k for k in kinds if not any(k in KINDS_OF[kind] for kind in taken))
         area = _area(config.method, config, less, picture)
         if area:
-            found.append(f"{_how_to_keep(taken)}: {area:.2f} square mm are found so")
+            found.append(f"{_how_to_keep(taken)}, which gives {area:.2f} square mm")
     others = [method for method in get_args(Method) if method != config.method]
     for method in others:
         area = _area(method, config, kinds, picture)

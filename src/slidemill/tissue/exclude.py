@@ -4,8 +4,9 @@ Numerics only: arrays in, arrays out. Colours are judged as optical densities ag
 which a stain keeps its direction at any strength (Beer-Lambert; directions of Ruifrok and Johnston,
 2001): haematoxylin absorbs red 0.93 times as much as green and eosin and DAB less than half, so
 what absorbs red half as much again as green is blue or green ink. Red ink passes nearly all red,
-which blood does not. Black ink and borders absorb everything; dense nuclei and DAB do not absorb
-their lightest channel. Edges and bubbles are grey, thin and long, with glass about them.
+which blood does not. Other stains have such colours too, so ink is also even
+(`slidemill.tissue.texture`). Black ink and borders absorb everything; dense nuclei and DAB do not
+absorb their lightest channel. Edges and bubbles are grey, thin and long, with glass about them.
 """
 
 from collections.abc import Collection
@@ -98,12 +99,10 @@ def find_excluded(
     """
     lightest, darkest = extremes(densities)
     borders, black_ink, narrow = _black(lightest, darkest, mpp)
-    texture = Texture.of(densities)
-    black_ink = keep_even(black_ink, texture, MAX_ROUGH_BLACK)
-    coloured = _coloured_ink(densities, texture, mpp)
+    ink = _even((*_coloured_ink(densities, mpp), black_ink), densities)
     # Light that strays from ink tints the glass about it.
     halo = _both((lightest < 80) & (darkest < 350), darkest - lightest > 30)
-    ink = _grow(coloured | black_ink, halo, mpp, reach_um=HALO_UM)
+    ink = _grow(ink, halo, mpp, reach_um=HALO_UM)
     ink = _dilate(ink, _disc(20.0 / mpp))
     lines = _thin_lines(lightest, darkest, ink | borders, mpp)
     ink |= _dilate(_apart(narrow, lines), _disc(40.0 / mpp))
@@ -135,8 +134,18 @@ def _rings(lines: Bits) -> Bits:
     return rings
 
 
-def _coloured_ink(densities: Planes, texture: Texture, mpp: float) -> Bits:
-    """Ink in blue, green and red."""
+def _even(candidates: tuple[Bits, Bits, Bits], densities: Planes) -> Bits:
+    """Ink, of what has the colours of cold, of warm and of black ink."""
+    if not any(bits.any() for bits in candidates):
+        return candidates[0]
+    texture = Texture.of(densities)
+    cold, warm, black = candidates
+    ink = keep_even(cold, texture, MAX_ROUGH) | keep_even(warm, texture, MAX_ROUGH)
+    return ink | keep_even(black, texture, MAX_ROUGH_BLACK)
+
+
+def _coloured_ink(densities: Planes, mpp: float) -> tuple[Bits, Bits]:
+    """What has the colours of ink: cold (blue, green) and warm (red)."""
     red, green, blue = densities
     # Blue counterstain may be as blue as ink, but it is never as strong.
     bluish = _both(red > 450, 2 * red > 3 * green)
@@ -157,8 +166,7 @@ def _coloured_ink(densities: Planes, texture: Texture, mpp: float) -> Bits:
     # Pale red ink on glass is no eosin: it passes all red, and absorbs blue nearly as green.
     thin = _both(green > 400, (7 * red < green) & (8 * blue > 5 * green))
     warm = _seeded(warm | thin, warm > 0, mpp, share=0.02)
-    warm = _grow(warm, pale_warm, mpp)
-    return keep_even(cold, texture, MAX_ROUGH) | keep_even(warm, texture, MAX_ROUGH)
+    return cold, _grow(warm, pale_warm, mpp)
 
 
 def _black(lightest: Plane, darkest: Plane, mpp: float) -> tuple[Bits, Bits, Bits]:

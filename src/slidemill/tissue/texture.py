@@ -35,6 +35,8 @@ WINDOW_PX = 15
 """Window in which an even part of something rough is looked for."""
 EVEN = 0.6
 """Such a part has at most this much of the roughness that ink may have."""
+ROUGH = 1.6
+"""A rough part of something even has at least this much."""
 MIN_PART = 250
 """Pixels of the smallest such part."""
 
@@ -101,9 +103,9 @@ def keep_even(candidates: Bits, texture: Texture, most: float) -> Bits:
         ratio = np.median(near.difference[judged]) / np.median(near.density[judged])
         area[bool(ratio <= most)] += int(np.count_nonzero(own))
         if ratio <= most:
-            kept[part][own] = 255
+            kept[part][own & ~_rough_parts(own, judged, near, most * ROUGH)] = 255
             continue
-        kept[part] |= _even_parts(own, judged, near, most * EVEN)
+        kept[part][_even_parts(own, judged, near, most * EVEN)] = 255
         if ratio <= NEARLY * most or (near.density[about] > STAINED).mean() < 0.1:
             perhaps[part][own] = 255
     return kept | perhaps if area[True] >= area[False] else kept
@@ -130,19 +132,35 @@ def _goes_on(own: Mask, about: Mask, near: Texture) -> bool:
     return bool(np.abs(step).sum() <= SAME_HUE)
 
 
-def _even_parts(own: Mask, judged: Mask, near: Texture, most: float) -> Bits:
+def _even_parts(own: Mask, judged: Mask, near: Texture, most: float) -> Mask:
     """Parts of a component that are even throughout a window."""
+    return _parts(own, judged & (_about(judged, near) < most))
+
+
+def _rough_parts(own: Mask, judged: Mask, near: Texture, least: float) -> Mask:
+    """Parts of a component that are rough throughout a window: tissue that ink touches."""
+    return _parts(own, judged & (_about(judged, near) > least))
+
+
+def _about(judged: Mask, near: Texture) -> Field:
+    """Mean roughness of what can be judged in a window about each pixel."""
     size, border = (WINDOW_PX, WINDOW_PX), cv2.BORDER_CONSTANT
     difference, density = (
         cv2.blur(np.where(judged, field, np.float32(0)), size, borderType=border)
         for field in (near.difference, near.density)
     )
-    even = (judged & (difference < most * density)).view(np.uint8) * np.uint8(255)
-    opened = cv2.morphologyEx(even, cv2.MORPH_OPEN, np.ones((NEAR_PX, NEAR_PX), np.uint8))
+    return np.asarray(difference / np.maximum(density, np.float32(1)), np.float32)
+
+
+def _parts(own: Mask, chosen: Mask) -> Mask:
+    """Those of what was chosen inside a component that are large, with the edge about them."""
+    bits = chosen.view(np.uint8)
+    opened = cv2.morphologyEx(bits, cv2.MORPH_OPEN, np.ones((NEAR_PX, NEAR_PX), np.uint8))
     _, labels, stats, _ = cv2.connectedComponentsWithStats(opened, connectivity=8)
     large = stats[:, cv2.CC_STAT_AREA] >= MIN_PART
     large[0] = False
-    found = large[np.asarray(labels)].astype(np.uint8) * np.uint8(255)
+    found = large[np.asarray(labels)].view(np.uint8)
     # The inside was cut off all around.
-    grown = cv2.dilate(found, np.ones((NEAR_PX + 2, NEAR_PX + 2), np.uint8))
-    return np.asarray(np.where(own, grown, 0), np.uint8)
+    grown = cv2.dilate(found, np.ones((NEAR_PX + 2, NEAR_PX + 2), np.uint8)) > 0
+    parts: Mask = own & grown
+    return parts
