@@ -225,6 +225,8 @@ class _Manifest:
         own = {Path(row["path"]).name for row in rows if row["path"]}
         if self._stage.stage == "tissue":
             own |= {Path(name).stem + ending for name in own for ending in BESIDE}
+            # A slide that fails here leaves its picture, to look at.
+            own |= {f"{row['slide_id']}.jpg" for row in rows if row["failed_stage"] == "tissue"}
         if not folder.is_dir():
             return
         for name in sorted(os.listdir(folder)):  # noqa: PTH208 - names are all that is needed
