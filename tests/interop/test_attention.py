@@ -179,13 +179,13 @@ def test_the_picture_is_the_same_every_time(make_run, tmp_path):
 
 
 def test_one_bad_slide_never_stops_others(make_run, tmp_path):
-    names = ("cut", "far", "gone", "nan", "ok", "short", "torn")
+    names = ("cut", "far", "gone", "nonfinite", "ok", "short", "torn")
     run = make_run(*names)
     coords = {name: run.write_slide(name) for name in names}["ok"]
     for name in names:
         run.attention_path(name, "mean-pool").unlink()
     even = np.full(len(coords), 1 / len(coords), np.float32)
-    run.write_attention("nan", even * np.nan, coords)
+    run.write_attention("nonfinite", even * np.nan, coords)
     run.write_attention("far", even, coords + 1)
     run.write_attention("short", even[:-1], coords)
     run.attention_path("torn").write_bytes(b"no HDF5")

@@ -30,7 +30,8 @@ def test_every_patient_is_tested_once_and_every_training_part_has_every_class(
     check_units(units, patients)
     check_classes(units, patients, targets)
     sizes = [len(unit.test) for unit in units]
-    assert max(sizes) - min(sizes) <= 3
+    # Labels in several combinations are dealt one combination at a time.
+    assert max(sizes) - min(sizes) <= (5 if kind == "multilabel" else 3)
 
 
 def test_folds_of_a_binary_task_are_scikit_learns() -> None:
