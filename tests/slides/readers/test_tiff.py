@@ -123,9 +123,11 @@ def test_a_missing_piece_is_white_and_a_damaged_one_is_an_error(tmp_path):
         tag = file.pages[0].tags["TileByteCounts"]
         counts = list(tag.value)
         damaged = file.pages[0].dataoffsets[7]
-        counts[0] = 0
+        offsets = list(file.pages[0].tags["TileOffsets"].value)
+        counts[0] = offsets[0] = 0
     with tifffile.TiffFile(path, mode="r+b") as file:
         file.pages[0].tags["TileByteCounts"].overwrite(counts)
+        file.pages[0].tags["TileOffsets"].overwrite(offsets)
     with path.open("r+b") as stream:
         stream.seek(damaged)
         stream.write(b"\0" * 16)
