@@ -2,6 +2,7 @@
 
 import shutil
 
+import imagecodecs
 import numpy as np
 import pydicom
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from slidemill.errors import SlideCode, SlideError
 from slidemill.slides.identity import files_beside
 from slidemill.slides.reader import Slide
+from slidemill.slides.readers.dicom_colour import colour_of
 from slidemill.slides.resolution import objective_power, resolve_mpp
 from slides.readers import dicom_files as dicom
 from slides.readers.dicom_files import JPEG, JPEG_2000, PLAIN, picture, reduced
@@ -254,3 +256,77 @@ def test_a_slide_without_spacing_has_no_mpp(tmp_path):
             assert caught.value.code == SlideCode.MPP_MISSING
         except SlideError as error:
             assert reader != "auto", error
+
+
+def test_colours_are_those_of_the_frames_and_not_of_a_wrong_attribute(shared, tmp_path):
+    source = shared / "slides" / "camelyon_jpeg.dcm"
+    with Slide(source) as slide:
+        expected = whole(slide)
+    dataset = pydicom.dcmread(source)
+    dataset.PhotometricInterpretation = "RGB"
+    dataset.save_as(tmp_path / "a")
+    for reader in ("auto", "wsidicom"):
+        with Slide(tmp_path / "a", reader) as slide:
+            assert np.array_equal(whole(slide), expected)
+    assert refused(tmp_path / "a", "other colours", readers=["openslide"])
+
+
+def test_what_a_stream_says_of_its_colours():
+    pixels = picture(32, 32)
+    assert colour_of(imagecodecs.jpeg8_encode(pixels)) == "YCbCr"
+    stored = imagecodecs.jpeg8_encode(pixels, colorspace="RGB", outcolorspace="RGB")
+    assert colour_of(stored) == "RGB"
+    assert colour_of(imagecodecs.jpeg8_encode(pixels[..., 0].copy())) is None
+    for end in range(40):
+        assert colour_of(stored[:end]) is None
+    assert colour_of(b"not JPEG") is None
+
+
+def mutations(dataset):
+    """Attributes that say something else than is so, one at a time."""
+    edges = ("TotalPixelMatrixColumns", "TotalPixelMatrixRows", "Rows", "Columns")
+    for name in (*edges, "NumberOfFrames"):
+        value = int(dataset[name].value)
+        for other in (value - 1, value + 1, value // 2, value * 2, 1, 0):
+            yield name, other
+    for other in ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "MONOCHROME2", None):
+        yield "PhotometricInterpretation", other
+    for name, others in (
+        ("SamplesPerPixel", (1, 4, None)),
+        ("BitsAllocated", (16, None)),
+        ("BitsStored", (12,)),
+        ("HighBit", (11,)),
+        ("PlanarConfiguration", (1,)),
+        ("PixelRepresentation", (1,)),
+        ("DimensionOrganizationType", (None, "TILED_SPARSE", "3D")),
+        ("ImageType", (None, ["ORIGINAL"], ["DERIVED", "PRIMARY", "LABEL", "NONE"])),
+        ("SOPClassUID", (None,)),
+    ):
+        for other in others:
+            yield name, other
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "name", ["camelyon_jpeg.dcm", "camelyon_jpeg2000.dcm", "highdicom-sm_image.dcm"]
+)
+def test_a_wrong_attribute_is_refused_or_changes_no_pixel(shared, tmp_path, name):
+    source = shared / "slides" / name
+    with Slide(source) as slide:
+        expected = whole(slide).astype(int)
+    for attribute, value in mutations(pydicom.dcmread(source)):
+        dataset = pydicom.dcmread(source)
+        if value is None:
+            delattr(dataset, attribute)
+        else:
+            setattr(dataset, attribute, value)
+        dataset.save_as(tmp_path / "m")
+        try:
+            with Slide(tmp_path / "m") as slide:
+                found = whole(slide)
+        except SlideError:
+            continue
+        height, width = np.minimum(found.shape, expected.shape)[:2]
+        assert np.array_equal(found[:height, :width], expected[:height, :width]), (attribute, value)
+        assert abs(height - len(expected)) <= 1
+        assert abs(width - len(expected[0])) <= 1

@@ -24,15 +24,13 @@ from slidemill.slides.readers.base import (
     on_canvas,
 )
 from slidemill.slides.readers.cache import CACHE_BYTES, Piece, PieceCache
-from slidemill.slides.readers.dicom_series import JPEG_2000, read_series, stated_scales
+from slidemill.slides.readers.dicom_colour import JPEG
+from slidemill.slides.readers.dicom_series import JPEG_2000, SeriesLevel, read_series, stated_scales
 from slidemill.slides.readers.jpeg import JpegPieces, OtherKindError, tables_apart
 from slidemill.slides.readers.mosaic import Mosaic
 
 if TYPE_CHECKING:
     from wsidicom.image_data import ImageData
-
-JPEG = ("1.2.840.10008.1.2.4.50",)
-"""Transfer syntaxes (DICOM PS3.5, annex A.4) of baseline JPEG."""
 
 
 class DicomBackend:
@@ -65,10 +63,10 @@ class DicomBackend:
                 (int(level.tile_size.width), int(level.tile_size.height)) for level in levels
             )
             images = [level.default_instance.image_data for level in levels]
-            decoders = [_decoder(image) for image in images]
+            if self.level_dimensions != tuple(level.size for level in stored):
+                raise OpenError("wsidicom does not take all levels of the series")
+            decoders = [_decoder(*pair) for pair in zip(images, stored, strict=True)]
         self._places = [level.places for level in stored]
-        if self.level_dimensions != tuple(level.size for level in stored):
-            raise OpenError("wsidicom does not take all levels of the series")
         self._cache = PieceCache(CACHE_BYTES)
         self._mosaics = [
             None if decoder is None else self._mosaic(number, decoder)
@@ -139,13 +137,14 @@ class _Decoder:
         return pixels
 
 
-def _decoder(image: "ImageData") -> _Decoder | None:
+def _decoder(image: "ImageData", level: SeriesLevel) -> _Decoder | None:
     """The decoder of a level's tiles; None where wsidicom decodes them."""
     if image.samples_per_pixel != 3 or image.bits != 8:
         return None
     photometric = str(image.photometric_interpretation)
     if image.transfer_syntax in JPEG:
-        return _Decoder(tables_apart(b"", 3, as_stored=photometric == "RGB"))
+        as_stored = photometric == "RGB" and not level.says_otherwise
+        return _Decoder(tables_apart(b"", 3, as_stored=as_stored))
     # Other colours are not converted by the stream itself.
     converts = photometric in ("RGB", "YBR_ICT", "YBR_RCT")
     return _Decoder(None) if image.transfer_syntax in JPEG_2000 and converts else None

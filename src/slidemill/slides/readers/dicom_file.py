@@ -69,6 +69,16 @@ def attributes_of(path: Path) -> "Dataset":
     return found
 
 
+def pixels_at(path: Path) -> int:
+    """Where the pixel data of a file begin, with their tag."""
+    from pydicom import dcmread
+
+    with path.open("rb") as stream, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dcmread(stream, stop_before_pixels=True, specific_tags=["Rows"])
+        return stream.tell()
+
+
 def text_of(attributes: "Dataset", name: str) -> str:
     """A text of the attributes; empty where it is absent."""
     return str(attributes.get(name) or "")

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from slidemill.slides.readers.base import OpenError, Size, UnsupportedError, check_size, faults_of
+from slidemill.slides.readers.dicom_colour import JPEG, Colour, colour_of, first_frame
 from slidemill.slides.readers.dicom_file import (
     attributes_of,
     count_of,
     flavour_of,
+    pixels_at,
     places_of,
     properties_of,
     series_uid,
@@ -57,6 +59,8 @@ class SeriesLevel:
         places: Where its frames lie, as indices of tiles counted row by row; None where they lie
             row by row and complete.
         transfer_syntax: How its frames are stored.
+        colour: What the colours of its frames are as stored, as far as JPEG frames say so.
+        says_otherwise: Whether its attributes say other colours than its frames do.
         properties: Its metadata, by OpenSlide's names where it has some.
     """
 
@@ -67,6 +71,8 @@ class SeriesLevel:
     organization: str
     places: frozenset[int] | None
     transfer_syntax: str
+    colour: Colour | None
+    says_otherwise: bool
     properties: Mapping[str, str]
 
 
@@ -226,6 +232,8 @@ def _level(parts: list["Dataset"]) -> SeriesLevel:
             )
         frames += count_of(one, "NumberOfFrames", 1)
     organization = text_of(first, "DimensionOrganizationType")
+    said = "RGB" if text_of(first, "PhotometricInterpretation") == "RGB" else "YCbCr"
+    colour = _colour(first)
     return SeriesLevel(
         files=tuple(Path(one.filename) for one in parts),
         size=size,
@@ -234,6 +242,8 @@ def _level(parts: list["Dataset"]) -> SeriesLevel:
         organization=organization,
         places=_layout(parts, size, tile, frames, organization),
         transfer_syntax=str(first.file_meta.TransferSyntaxUID),
+        colour=colour,
+        says_otherwise=colour is not None and said != colour,
         properties=properties_of(first),
     )
 
@@ -269,6 +279,14 @@ def _check_kind(one: "Dataset") -> None:
     planes_of_focus = count_of(one, "TotalPixelMatrixFocalPlanes", 1)
     if planes_of_focus > 1:
         raise UnsupportedError(f"it is a stack of {planes_of_focus} focal planes")
+
+
+def _colour(one: "Dataset") -> Colour | None:
+    """What the first frame of an instance says that its colours are."""
+    if str(one.file_meta.TransferSyntaxUID) not in JPEG:
+        return None
+    path = Path(one.filename)
+    return colour_of(first_frame(path, pixels_at(path)))
 
 
 def _layout(

@@ -141,6 +141,9 @@ def _layout(series: Series | None, sizes: tuple[Size, ...]) -> Layout:
     # OpenSlide puts frames row by row unless they are said to be sparse.
     if any(level.places is not None and not level.organization for level in series.levels):
         raise OpenError("OpenSlide does not ask where the frames lie")
+    # OpenSlide believes the attributes.
+    if any(level.says_otherwise for level in series.levels):
+        raise OpenError("its frames are of other colours than its attributes say")
     return Layout(stated=stated_scales(series), left_out=series.left_out)
 
 
