@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import PIL
-from PIL import Image
+from PIL import Image, JpegImagePlugin, PngImagePlugin
 
 from slidemill.slides.readers.base import (
     RGB,
@@ -21,6 +21,9 @@ from slidemill.slides.readers.base import (
     on_white,
 )
 
+PNG_HEAD = b"\x89PNG\r\n\x1a\n"
+PNG_BITS_AT = 24
+"""Where the bits of a channel stand in a PNG (ISO/IEC 15948, IHDR)."""
 _MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA"}
 """Modes of Pillow that are grey or red, green and blue, in 8 bits."""
 MAX_PIXELS = 400_000_000
@@ -40,11 +43,12 @@ class ImageBackend:
             OpenError: If it is no PNG or JPEG, or too large.
         """
         with faults_of("Pillow", OpenError):
-            self._image = Image.open(path, formats=("PNG", "JPEG"))
+            self._image = _opened(path)
+        bits = _bits(path)
+        if bits > 8:
+            raise UnsupportedError(f"its pixels have {bits} bits a channel, not 8")
         if self._image.mode not in _MODES:
-            raise UnsupportedError(
-                f"its pixels are {self._image.mode} of Pillow's modes, not 8 bits a channel"
-            )
+            raise UnsupportedError(f"its colours are {self._image.mode}, not RGB or grey")
         size = self._image.size
         if size[0] * size[1] > MAX_PIXELS:
             raise OpenError(
@@ -75,3 +79,17 @@ class ImageBackend:
     def close(self) -> None:
         """Release the file."""
         self._image.close()
+
+
+def _opened(path: Path) -> Image.Image:
+    """An image by its own class: `Image.open` refuses what is large by a limit of its own."""
+    with path.open("rb") as stream:
+        is_png = stream.read(len(PNG_HEAD)) == PNG_HEAD
+    return (PngImagePlugin.PngImageFile if is_png else JpegImagePlugin.JpegImageFile)(path)
+
+
+def _bits(path: Path) -> int:
+    """Bits of a channel as a PNG's first chunk says; Pillow drops half of 16 without a word."""
+    with path.open("rb") as stream:
+        head = stream.read(PNG_BITS_AT + 1)
+    return head[PNG_BITS_AT] if head.startswith(PNG_HEAD) and len(head) > PNG_BITS_AT else 8
