@@ -61,7 +61,7 @@ def _open_any(path: Path, reader: str, scene: str | None) -> Backend:
             return _open(path, reader, scene)
         except OpenError as fault:
             raise SlideError(
-                SlideCode.UNSUPPORTED if isinstance(fault, UnsupportedError) else _code(path, head),
+                _code_of(fault, path, head),
                 f"{path}: the reader {reader} does not open it ({fault}); "
                 "set cohort.reader to auto or to another one",
             ) from None
@@ -87,8 +87,7 @@ def _open(path: Path, reader: str, scene: str | None) -> Backend:
     if reader == "openslide":
         from slidemill.slides.readers.openslide import OpenSlideBackend
 
-        _check_own_kind(path)
-        return OpenSlideBackend(path, scene)
+        return OpenSlideBackend(path, scene, has_spare_channel=_check_tiff(path))
     if scene is not None:
         raise UnsupportedError(
             f"the sheet asks for scene {scene!r}, and the reader {reader} cannot choose one"
@@ -100,6 +99,8 @@ def _open(path: Path, reader: str, scene: str | None) -> Backend:
     if reader == "cucim":
         from slidemill.slides.readers.cucim import CuCimBackend
 
+        if _check_tiff(path):
+            raise UnsupportedError("cuCIM takes its fourth channel for transparency")
         return CuCimBackend(path)
     assert reader == "image"
     from slidemill.slides.readers.image import ImageBackend
@@ -107,24 +108,32 @@ def _open(path: Path, reader: str, scene: str | None) -> Backend:
     return ImageBackend(path)
 
 
-def _check_own_kind(path: Path) -> None:
-    """Refuse for OpenSlide what slidemill's own reader refuses for its kind or its damage.
+def _check_tiff(path: Path) -> bool:
+    """Refuse for a general reader what slidemill's own refuses for its kind or its damage.
 
     OpenSlide clips 16 bits, shows one channel of several, and goes on after damaged tables.
 
-    Raises:
-        OpenError: If it is a TIFF that slidemill would read itself, and refuses.
-    """
-    if not _head(path).startswith(TIFF_MAGIC) or _vendor(path) not in OWN_TIFF:
-        return
-    from slidemill.slides.readers.tiff import TiffBackend
+    Returns:
+        Whether a fourth channel is not the transparency which others take it for.
 
-    own = TiffBackend(path)
-    own.close()
-    if own.has_spare_channel:
-        raise UnsupportedError(
-            "OpenSlide takes its fourth channel for transparency, which it is not"
-        )
+    Raises:
+        OpenError: If it is a TIFF that slidemill would not read itself, or not all of it.
+    """
+    if not _head(path).startswith(TIFF_MAGIC):
+        return False
+    if _vendor(path) in OWN_TIFF:
+        from slidemill.slides.readers.tiff import TiffBackend
+
+        own = TiffBackend(path)
+        try:
+            own.check_for_others()
+        finally:
+            own.close()
+        return own.has_spare_channel
+    from slidemill.slides.readers.tiff_kind import check_vendors_kind
+
+    check_vendors_kind(path)
+    return False
 
 
 def _vendor(path: Path) -> str | None:
@@ -141,9 +150,8 @@ def _candidates(path: Path, head: bytes) -> list[str]:
     """Readers to try, in order."""
     vendor = _vendor(path)
     if head.startswith(TIFF_MAGIC):
-        own_first = vendor in OWN_TIFF
-        order = ["tiff", "openslide"] if own_first else ["openslide", "tiff"]
-        return order if vendor is not None else ["tiff"]
+        # Never the other one: what it made of a file that this one refuses would be a guess.
+        return ["tiff"] if vendor in OWN_TIFF else ["openslide"]
     if is_dicom(head):
         order = ["openslide", "wsidicom"]
         # OpenSlide hands on what it makes of damaged JPEG 2000.
@@ -214,6 +222,12 @@ def _code(path: Path, head: bytes) -> SlideCode:
     if known:
         return SlideCode.TRUNCATED if _is_cut(path, head) else SlideCode.UNREADABLE
     return SlideCode.TRUNCATED if _lost_its_head(path) else SlideCode.NOT_A_SLIDE
+
+
+def _code_of(fault: OpenError, path: Path, head: bytes) -> SlideCode:
+    if isinstance(fault, UnsupportedError):
+        return SlideCode.UNSUPPORTED
+    return SlideCode.TRUNCATED if isinstance(fault, TruncatedError) else _code(path, head)
 
 
 def _why_not(path: Path, head: bytes, faults: list[OpenError]) -> SlideError:

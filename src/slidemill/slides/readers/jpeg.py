@@ -16,7 +16,7 @@ import numpy as np
 import simplejpeg
 from tifffile import COMPRESSION, PHOTOMETRIC, PLANARCONFIG, TiffPage
 
-from slidemill.slides.readers.base import RGB, ReadError, Size
+from slidemill.slides.readers.base import RGB, DamagedError, ReadError, Size
 
 SOI, EOI = b"\xff\xd8", b"\xff\xd9"
 AS_STORED = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x00"
@@ -111,13 +111,20 @@ def pieces_of(page: TiffPage, descriptor: int) -> JpegPieces | None:
     Args:
         page: The directory.
         descriptor: The open file.
+
+    Raises:
+        DamagedError: If they are of a size that is none.
     """
     planar = page.planarconfig == PLANARCONFIG.SEPARATE
     samples = 1 if planar else int(page.samplesperpixel)
     edge = max(page.tilewidth, page.tilelength, page.imagewidth if not page.is_tiled else 0)
-    if page.compression != COMPRESSION.JPEG or samples not in (1, 3) or edge > MAX_EDGE:
+    if page.compression != COMPRESSION.JPEG or page.jpegheader is not None:
         return None
-    if page.jpegheader is not None or (page.extrasamples and not planar):
+    if edge > MAX_EDGE:
+        raise DamagedError(
+            f"its JPEG pieces claim an edge of {edge} pixels, which JPEG cannot have"
+        )
+    if samples not in (1, 3) or (page.extrasamples and not planar):
         return None
     # Colours are as the directory says, but where a piece is a whole file of its own (JFIF, whose
     # colours are YCbCr), it knows better.

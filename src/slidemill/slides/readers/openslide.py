@@ -4,6 +4,7 @@ After one read that fails, an OpenSlide handle refuses all others; it is opened 
 damaged tile costs no other.
 """
 
+import ctypes
 import threading
 from contextlib import suppress
 from dataclasses import replace
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import openslide
+from openslide import lowlevel
 
 from slidemill.slides.bounds import stated_bounds
 from slidemill.slides.readers.base import (
@@ -36,18 +38,23 @@ class OpenSlideBackend:
     name = "openslide"
     version = str(openslide.__library_version__)
 
-    def __init__(self, path: Path, scene: str | None = None) -> None:
+    def __init__(
+        self, path: Path, scene: str | None = None, *, has_spare_channel: bool = False
+    ) -> None:
         """Open a file.
 
         Args:
             path: The file.
             scene: Name of the scene to read; None for the largest.
+            has_spare_channel: Whether a fourth channel is not the transparency that OpenSlide
+                takes it for; it is left out.
 
         Raises:
             UnsupportedError: If OpenSlide shows another image of the file than is asked for.
             OpenError: If OpenSlide cannot.
         """
         self._path = path
+        self._take = _colours_alone if has_spare_channel else _region
         self._lock = threading.Lock()
         # What is refused of DICOM is refused by its own name, and not by OpenSlide's.
         series = _series(path)
@@ -98,7 +105,7 @@ class OpenSlideBackend:
         def read(left: int, top: int, right: int, bottom: int, into: RGB) -> None:
             location = (round(left * downsample), round(top * downsample))
             try:
-                _region(self._handle, location, own, into)
+                self._take(self._handle, location, own, into)
             except ReadError:
                 # Perhaps another thread's fault: only a fresh handle of our own can tell.
                 self._read_alone(location, own, into)
@@ -108,7 +115,7 @@ class OpenSlideBackend:
     def _read_alone(self, location: Size, level: int, into: RGB) -> None:
         try:
             with faults_of("OpenSlide", ReadError), openslide.OpenSlide(self._path) as fresh:
-                _region(fresh, location, level, into)
+                self._take(fresh, location, level, into)
         finally:
             self._reopen()
 
@@ -151,6 +158,17 @@ def _region(handle: openslide.OpenSlide, location: Size, level: int, into: RGB) 
     size = (into.shape[1], into.shape[0])
     with faults_of("OpenSlide", ReadError):
         on_white(np.asarray(handle.read_region(location, level, size)), into)
+
+
+def _colours_alone(handle: openslide.OpenSlide, location: Size, level: int, into: RGB) -> None:
+    """Colours as stored: OpenSlide's own pixels, before they are divided by what it calls alpha."""
+    high, wide = into.shape[:2]
+    buffer = (wide * high * ctypes.c_uint32)()
+    with faults_of("OpenSlide", ReadError):
+        lowlevel._read_region(handle._osr, buffer, *location, level, wide, high)
+    words = np.frombuffer(buffer, np.uint32).reshape(high, wide)
+    for channel, shift in enumerate((16, 8, 0)):
+        into[..., channel] = (words >> shift) & 255
 
 
 def _properties(handle: openslide.OpenSlide) -> dict[str, str]:

@@ -15,13 +15,13 @@ import tifffile
 
 from slidemill.slides.readers.base import (
     RGB,
+    DamagedError,
     OpenError,
     Size,
     faults_of,
 )
 from slidemill.slides.readers.cache import CACHE_BYTES, PieceCache
 from slidemill.slides.readers.mosaic import Mosaic
-from slidemill.slides.readers.tiff_levels import TiffLevel
 from slidemill.slides.readers.tiff_pieces import LevelPieces
 from slidemill.slides.readers.tiff_pyramid import find_pyramid
 from slidemill.slides.readers.tiff_text import describe
@@ -65,19 +65,31 @@ class TiffBackend:
                 ome = pyramid.ome.properties if pyramid.ome is not None else {}
                 first = levels[0].planes[0][0]
                 self.vendor, self.properties = describe(self._file, first, ome)
-                self._mosaics = [self._mosaic(number, level) for number, level in enumerate(levels)]
+                self._pieces = [LevelPieces(self._descriptor, level) for level in levels]
             # Nothing failed: the file stays open until `close`.
             opened.pop_all()
         self.layout = pyramid.layout
         self.has_spare_channel = any(
             level.alpha == "none" and level.planes[0][0].samplesperpixel == 4 for level in levels
         )
+        self._mosaics = [
+            Mosaic(number, level.size, level.segment, pieces.decode, self._cache)
+            for number, (level, pieces) in enumerate(zip(levels, self._pieces, strict=True))
+        ]
         self.level_dimensions: tuple[Size, ...] = tuple(level.size for level in levels)
         self.segments: tuple[Size | None, ...] = tuple(level.segment for level in levels)
 
-    def _mosaic(self, number: int, level: TiffLevel) -> Mosaic:
-        decode = LevelPieces(self._descriptor, level).decode
-        return Mosaic(number, level.size, level.segment, decode, self._cache)
+    def check_for_others(self) -> None:
+        """Refuse what another reader of the same file would make glass of.
+
+        Raises:
+            DamagedError: If stored pieces are lost.
+        """
+        lost = sum(pieces.lost for pieces in self._pieces)
+        if lost:
+            raise DamagedError(
+                f"{lost} of its pieces are lost, which only the reader tiff tells from glass"
+            )
 
     def read_into(self, level: int, x: int, y: int, out: RGB) -> None:
         """Read a rectangle; see `Backend.read_into`."""

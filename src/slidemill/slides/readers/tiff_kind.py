@@ -1,11 +1,13 @@
 """What the pixels of a TIFF's directory are: what is read, what is refused by name, and alpha."""
 
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from tifffile import COMPRESSION, EXTRASAMPLE, PHOTOMETRIC, TiffFile, TiffPage
 
-from slidemill.slides.readers.base import UnsupportedError
+from slidemill.slides.readers.base import OpenError, UnsupportedError, faults_of
+from slidemill.slides.readers.tiff_tables import check_vendors_tables
 from slidemill.slides.readers.tiff_ycbcr import ycbcr_of
 
 Alpha = Literal["none", "straight", "premultiplied"]
@@ -73,23 +75,30 @@ def check_colours(page: TiffPage) -> None:
         raise UnsupportedError("it is a volume, not a slide")
 
 
-def check_vendors_kind(file: TiffFile) -> None:
-    """Refuse what a vendor's TIFF says to be no brightfield image; OpenSlide does not ask.
+def check_vendors_kind(path: Path) -> None:
+    """Refuse what a vendor's TIFF says to be no brightfield image, or damaged; OpenSlide goes on.
 
     Raises:
         UnsupportedError: With what it is.
+        DamagedError: If its tables are.
     """
-    page = file.pages.first
-    if file.is_ndpi:
-        name = page.tags.get(FILTER_SET)
-        text = str(name.value).strip("\0 ") if name is not None else ""
-        if text:
-            raise UnsupportedError(f"it is fluorescence (filters {text}), not brightfield")
-        return
-    for one in file.pages:
-        full = one if isinstance(one, TiffPage) else one.aspage()
-        if full.is_tiled:
-            check_colours(full)
+    with faults_of("its directory is damaged: tifffile", OpenError), TiffFile(path) as file:
+        if file.is_ndpi:
+            _check_filters(file.pages.first)
+            return
+        for page in file.pages:
+            full = page if isinstance(page, TiffPage) else page.aspage()
+            if full.is_tiled:
+                check_colours(full)
+                check_vendors_tables(full)
+
+
+def _check_filters(page: TiffPage) -> None:
+    """Refuse an NDPI that names filters of fluorescence; it is stored as RGB all the same."""
+    name = page.tags.get(FILTER_SET)
+    text = str(name.value).strip("\0 ") if name is not None else ""
+    if text:
+        raise UnsupportedError(f"it is fluorescence (filters {text}), not brightfield")
 
 
 def alpha_of(page: TiffPage) -> Alpha:

@@ -13,6 +13,7 @@ from slidemill.slides.readers.base import RGB, ReadError, Size, faults_of, on_wh
 from slidemill.slides.readers.cache import Piece
 from slidemill.slides.readers.jpeg import JpegPieces, OtherKindError, pieces_of
 from slidemill.slides.readers.tiff_levels import TiffLevel
+from slidemill.slides.readers.tiff_tables import Tables
 
 JPEG_2000 = (
     COMPRESSION.APERIO_JP2000_YCBC,
@@ -55,10 +56,20 @@ class LevelPieces:
             raise ReadError(f"piece {index} lacks a colour")
         return self._colours([plane for plane in planes if plane is not None])
 
+    @property
+    def lost(self) -> int:
+        """Stored pieces that the tables do not find, of which a general reader makes glass."""
+        if self._level.raw_offset is not None:
+            return 0
+        return sum(
+            plane.tables.lost + (0 if plane.holes_are_glass() else plane.tables.holes)
+            for plane in self._planes
+        )
+
     def _colours(self, planes: list[Piece]) -> RGB:
         pixels = planes[0] if len(planes) == 1 else np.concatenate(planes, axis=2)
-        if self._level.is_ycbcr:
-            pixels = _rgb_of(pixels)
+        if self._level.ycbcr is not None:
+            pixels = self._level.ycbcr.rgb_of(pixels)
         if self._level.inverted:
             pixels = 255 - pixels
         if pixels.shape[2] == 1:
@@ -83,12 +94,6 @@ class LevelPieces:
         return np.frombuffer(data, np.uint8).reshape(rows, width, samples)
 
 
-def _rgb_of(ycbcr: Piece) -> Piece:
-    """Luma and chroma of the full range as red, green and blue (ITU-R BT.601, as in TIFF 6.0)."""
-    ordered = np.ascontiguousarray(ycbcr[..., [0, 2, 1]])
-    return np.asarray(cv2.cvtColor(ordered, cv2.COLOR_YCrCb2RGB), np.uint8)
-
-
 class _Plane:
     """The pieces of one directory, or of one colour of it."""
 
@@ -97,19 +102,29 @@ class _Plane:
         self._page = page
         self._shift = shift
         self._level = level
-        # Looked up once: these are computed anew at each access.
-        self._offsets, self._counts = page.dataoffsets, page.databytecounts
-        self._tables, self._header = page.jpegtables, page.jpegheader
+        self.tables = Tables(page)
+        self._jpeg_tables, self._header = page.jpegtables, page.jpegheader
         self._jpeg: JpegPieces | None = pieces_of(page, descriptor)
         self._is_jpeg2000 = page.compression in JPEG_2000
 
     def decode(self, index: int, spare: Piece | None) -> Piece | None:
         number = index + self._shift
-        offset, count = int(self._offsets[number]), int(self._counts[number])
-        if count == 0 and offset == 0:
-            return None
-        if count == 0:
-            raise ReadError(f"piece {number} lies at byte {offset} and has no length")
+        place = self.tables.place(number)
+        if place is None:
+            if self.holes_are_glass():
+                return None
+            raise ReadError(f"piece {number} is not in the file, which leaves none away")
+        pixels = self._decode(index, place, spare)
+        if pixels is not None:
+            self.tables.check_shared(number, pixels)
+        return pixels
+
+    def holes_are_glass(self) -> bool:
+        """See `Tables.holes_are_glass`."""
+        return self.tables.holes_are_glass(lambda number: self.decode(number - self._shift, None))
+
+    def _decode(self, index: int, place: tuple[int, int], spare: Piece | None) -> Piece | None:
+        offset, count = place
         data = _read(self._descriptor, count, offset)
         if self._jpeg is not None:
             try:
@@ -118,7 +133,7 @@ class _Plane:
                 pass
         elif self._is_jpeg2000:
             jpeg2000.check(data)
-        return self._by_tifffile(data, number)
+        return self._by_tifffile(data, index + self._shift)
 
     def _sizes(self, index: int) -> tuple[Size, ...]:
         """Sizes that a piece may have: all of them alike, or cut at the edge of the level."""
@@ -132,7 +147,7 @@ class _Plane:
     def _by_tifffile(self, data: bytes, number: int) -> Piece | None:
         with faults_of("its codec", ReadError):
             decoded: Any = self._page.decode(
-                data, number, jpegtables=self._tables, jpegheader=self._header
+                data, number, jpegtables=self._jpeg_tables, jpegheader=self._header
             )[0]
         if decoded is None:
             return None

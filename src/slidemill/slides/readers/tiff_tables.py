@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
-from tifffile import TiffFile, TiffPage
+from tifffile import TiffPage
 
 from slidemill.slides.readers.base import DamagedError, ReadError
 
@@ -40,28 +40,23 @@ def check_count(page: TiffPage, pieces: int) -> None:
         )
 
 
-def check_vendors_tables(file: TiffFile) -> None:
-    """Check the tables of a vendor's TIFF, where OpenSlide takes every piece without a length away.
+def check_vendors_tables(page: TiffPage) -> None:
+    """Check the tables of a vendor's tiles; OpenSlide makes glass of all without a length.
 
     Raises:
-        DamagedError: If a table is too short, or has lost lengths of pieces.
+        DamagedError: If a table is too short, or has lost lengths.
     """
-    for page in file.pages:
-        if not isinstance(page, TiffPage) or not page.is_tiled:
-            continue
-        tables = Tables(page)
-        across, down = -(-page.imagewidth // page.tilewidth), -(-page.imagelength // page.tilelength)
-        if len(tables) < across * down:
-            raise DamagedError("its table of tiles is too short")
-        # A writer may put what stands at the place of a piece that it leaves away; a piece that
-        # is lost has a place of its own.
-        places = Counter(tables.offsets)
-        lost = sum(
-            count == 0 and offset != 0 and places[offset] == 1
-            for offset, count in zip(tables.offsets, tables.counts, strict=False)
-        )
-        if lost:
-            raise DamagedError(f"{lost} of its {len(tables)} pieces have lost their length")
+    tables = Tables(page)
+    across, down = -(-page.imagewidth // page.tilewidth), -(-page.imagelength // page.tilelength)
+    if len(tables) < across * down:
+        raise DamagedError(f"its tables have {len(tables)} entries of {across * down} pieces")
+    # A writer may put what stands at the place of a piece that it leaves away; a piece that is
+    # lost has a place of its own.
+    places = Counter(tables.offsets)
+    entries = zip(tables.offsets, tables.counts, strict=False)
+    lost = sum(count == 0 and offset != 0 and places[offset] == 1 for offset, count in entries)
+    if lost:
+        raise DamagedError(f"{lost} of its {len(tables)} pieces have lost their length")
 
 
 class Tables:
@@ -143,9 +138,7 @@ class Tables:
         return not any(_is_stored_blank(decode, number) for number in shortest)
 
 
-def _is_stored_blank(
-    decode: Callable[[int], npt.NDArray[np.uint8] | None], number: int
-) -> bool:
+def _is_stored_blank(decode: Callable[[int], npt.NDArray[np.uint8] | None], number: int) -> bool:
     try:
         pixels = decode(number)
     except ReadError:

@@ -11,12 +11,13 @@ from slidemill.slides.readers.base import DamagedError, UnsupportedError
 
 _CONVERTING = {
     COMPRESSION.JPEG,
-    COMPRESSION.APERIO_JP2000_YCBC,
     COMPRESSION.JPEG2000,
     COMPRESSION.WEBP,
     COMPRESSION.JPEGXL,
 }
 """Codecs whose streams convert their colours to RGB."""
+_ALWAYS = COMPRESSION.APERIO_JP2000_YCBC
+"""Aperio's JPEG 2000 of luma and chroma, whatever the directory says of its colours."""
 BT_601 = (0.299, 0.587, 0.114)
 """YCbCrCoefficients without the tag: the shares of red, green and blue in luma."""
 FULL_RANGE = (0.0, 255.0, 128.0, 255.0, 128.0, 255.0)
@@ -43,9 +44,7 @@ class YCbCr:
         Args:
             pixels: (height, width, 3): luma, blue and red chroma.
         """
-        if self == YCbCr() or np.allclose(self.shares, BT_601, atol=5e-4) and (
-            self.scale == FULL_RANGE
-        ):
+        if np.allclose(self.shares, BT_601, atol=5e-4) and self.scale == FULL_RANGE:
             ordered = np.ascontiguousarray(pixels[..., [0, 2, 1]])
             return np.asarray(cv2.cvtColor(ordered, cv2.COLOR_YCrCb2RGB), np.uint8)
         black = np.array(self.scale[::2], np.float32)
@@ -67,6 +66,8 @@ def ycbcr_of(page: TiffPage) -> YCbCr | None:
         UnsupportedError: If chroma is stored more coarsely than luma.
         DamagedError: If the directory has no sound numbers for it.
     """
+    if page.compression == _ALWAYS:
+        return YCbCr() if page.samplesperpixel == 3 else None
     if page.photometric != PHOTOMETRIC.YCBCR or page.compression in _CONVERTING:
         return None
     sampling = page.tags.get("YCbCrSubSampling")
@@ -77,7 +78,9 @@ def ycbcr_of(page: TiffPage) -> YCbCr | None:
         _rationals(page, "YCbCrCoefficients", BT_601),
         _rationals(page, "ReferenceBlackWhite", FULL_RANGE),
     )
-    spans = [white - black for black, white in zip(found.scale[::2], found.scale[1::2], strict=True)]
+    spans = [
+        white - black for black, white in zip(found.scale[::2], found.scale[1::2], strict=True)
+    ]
     if min(spans) <= 0 or min(found.shares) <= 0 or abs(sum(found.shares) - 1) > 0.01:
         raise DamagedError("its directory has no sound numbers for YCbCr")
     return found
