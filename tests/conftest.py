@@ -21,6 +21,15 @@ def shared() -> Path:
 
 
 @pytest.fixture(scope="session")
+def brightfield_ndpi(shared, tmp_path_factory) -> Path:
+    """An NDPI that names no filters: the one among the real slides is fluorescence."""
+    path = tmp_path_factory.mktemp("ndpi") / "brightfield.ndpi"
+    data = (shared / "slides" / "fluorescence-dapi.ndpi").read_bytes()
+    path.write_bytes(data.replace(b"DAPI 2 (387)\0", bytes(13)))
+    return path
+
+
+@pytest.fixture(scope="session")
 def disc_pixels() -> np.ndarray:
     """A pink disc of 300 px radius on glass, (800, 1000, 3): 0.5 um a pixel makes it 0.07 mm2."""
     y, x = np.mgrid[:800, :1000]

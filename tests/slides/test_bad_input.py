@@ -109,12 +109,13 @@ def test_a_file_that_may_not_be_read(disc_slide, tmp_path):
     assert caught.value.code == SlideCode.NO_PERMISSION
 
 
-def test_a_non_ascii_path_with_spaces_is_no_fault(shared, tmp_path):
+def test_a_non_ascii_path_with_spaces_is_no_fault(shared, brightfield_ndpi, tmp_path):
     folder = tmp_path / "Präparat 7, 病理 切片"
     folder.mkdir()
-    for name in ("CMU-1-Small-Region.svs", "camelyon_jpeg.dcm", "fluorescence-dapi.ndpi"):
-        path = folder / f"scan é {name}"
-        shutil.copy(shared / "slides" / name, path)
+    names = ("CMU-1-Small-Region.svs", "camelyon_jpeg.dcm")
+    for source in (*(shared / "slides" / name for name in names), brightfield_ndpi):
+        path = folder / f"scan é {source.name}"
+        shutil.copy(source, path)
         for reader in ("auto", "openslide"):
             with Slide(path, reader) as slide:
                 assert slide.read(0, 0, 0, 50, 40).shape == (40, 50, 3)
@@ -165,10 +166,10 @@ def test_a_hole_in_level_0_costs_itself_alone(shared, tmp_path, reader):
     assert (after.pixels[lost] == 255).all()
 
 
-def test_metadata_that_are_no_text_cost_no_slide(shared, tmp_path):
+def test_metadata_that_are_no_text_cost_no_slide(brightfield_ndpi, tmp_path):
     """OpenSlide lists the name of such a property and then does not know it."""
     path = tmp_path / "odd.ndpi"
-    data = (shared / "slides" / "fluorescence-dapi.ndpi").read_bytes()
+    data = brightfield_ndpi.read_bytes()
     found = data.find(b"Macro.S/N")
     assert found > 0
     path.write_bytes(data[:found] + b"\xff\xfe" + data[found + 2 :])

@@ -142,7 +142,7 @@ def test_every_bad_file_costs_itself_alone(project, shared, tmp_path):
         "nompp": (real / "TCGA-CR-7395-01A-01-TS1.svs", "mpp-missing"),
         "absurd": ("absurd.svs", "mpp-implausible"),
         "coarse": (real / "camelyon_jpeg.dcm", "too-coarse"),
-        "dapi": (real / "fluorescence-dapi.ndpi", "no-tissue"),
+        "dapi": (real / "fluorescence-dapi.ndpi", "unsupported"),
     }
     sound = {
         "odd": odd / "scan é 1.svs",

@@ -117,22 +117,14 @@ def test_a_giant_in_one_compressed_piece_is_refused_with_the_remedy(tmp_path, mo
     assert caught.value.code == SlideCode.UNSUPPORTED
 
 
-def test_a_missing_piece_is_white_and_a_damaged_one_is_an_error(tmp_path):
+def test_a_damaged_piece_is_an_error_and_costs_itself_alone(tmp_path):
     path = write(tmp_path / "a.tif", RGB, tile=(64, 64), photometric="rgb", compression="deflate")
     with tifffile.TiffFile(path) as file:
-        tag = file.pages[0].tags["TileByteCounts"]
-        counts = list(tag.value)
         damaged = file.pages[0].dataoffsets[7]
-        offsets = list(file.pages[0].tags["TileOffsets"].value)
-        counts[0] = offsets[0] = 0
-    with tifffile.TiffFile(path, mode="r+b") as file:
-        file.pages[0].tags["TileByteCounts"].overwrite(counts)
-        file.pages[0].tags["TileOffsets"].overwrite(offsets)
     with path.open("r+b") as stream:
         stream.seek(damaged)
         stream.write(b"\0" * 16)
     with Slide(path, "tiff") as slide:
-        assert (slide.read(0, 0, 0, 64, 64) == 255).all()
         assert (slide.read(0, 64, 0, 64, 64) == RGB[:64, 64:128]).all()
         with pytest.raises(SlideError) as caught:
             slide.read(0, 0, 64, 64, 64)

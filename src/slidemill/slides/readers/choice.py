@@ -87,7 +87,7 @@ def _open(path: Path, reader: str, scene: str | None) -> Backend:
     if reader == "openslide":
         from slidemill.slides.readers.openslide import OpenSlideBackend
 
-        return OpenSlideBackend(path, scene, has_spare_channel=_check_tiff(path))
+        return OpenSlideBackend(path, scene, has_spare_channel=_check_tiff(path, scene))
     if scene is not None:
         raise UnsupportedError(
             f"the sheet asks for scene {scene!r}, and the reader {reader} cannot choose one"
@@ -108,7 +108,7 @@ def _open(path: Path, reader: str, scene: str | None) -> Backend:
     return ImageBackend(path)
 
 
-def _check_tiff(path: Path) -> bool:
+def _check_tiff(path: Path, scene: str | None = None) -> bool:
     """Refuse for a general reader what slidemill's own refuses for its kind or its damage.
 
     OpenSlide clips 16 bits, shows one channel of several, and goes on after damaged tables.
@@ -124,7 +124,7 @@ def _check_tiff(path: Path) -> bool:
     if _vendor(path) in OWN_TIFF:
         from slidemill.slides.readers.tiff import TiffBackend
 
-        own = TiffBackend(path)
+        own = TiffBackend(path, scene)
         try:
             own.check_for_others()
         finally:
