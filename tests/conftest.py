@@ -25,7 +25,7 @@ def brightfield_ndpi(shared, tmp_path_factory) -> Path:
     """An NDPI that names no filters: the one among the real slides is fluorescence."""
     path = tmp_path_factory.mktemp("ndpi") / "brightfield.ndpi"
     data = (shared / "slides" / "fluorescence-dapi.ndpi").read_bytes()
-    path.write_bytes(data.replace(b"DAPI 2 (387)\0", bytes(13)))
+    path.write_bytes(data.replace(b"DAPI 2 (387)", bytes(12)))
     return path
 
 
