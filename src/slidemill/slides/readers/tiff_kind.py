@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 from tifffile import COMPRESSION, EXTRASAMPLE, PHOTOMETRIC, TiffFile, TiffPage
 
-from slidemill.slides.readers.base import OpenError, UnsupportedError, faults_of
+from slidemill.slides.readers.base import DamagedError, OpenError, UnsupportedError, faults_of
 from slidemill.slides.readers.tiff_tables import check_vendors_tables
 from slidemill.slides.readers.tiff_ycbcr import ycbcr_of
 
@@ -55,6 +55,7 @@ def check_colours(page: TiffPage) -> None:
 
     Raises:
         UnsupportedError: With what is not supported.
+        DamagedError: If the directory has values that there are not.
     """
     if page.dtype != np.uint8 or page.bitspersample != 8:
         raise UnsupportedError(
@@ -71,6 +72,8 @@ def check_colours(page: TiffPage) -> None:
         raise UnsupportedError(f"it is inverted grey, and has {page.samplesperpixel} channels")
     if page.photometric == PHOTOMETRIC.MINISBLACK and page.samplesperpixel == 4:
         raise UnsupportedError("it is grey, and has 4 channels (fluorescence?)")
+    if int(page.planarconfig) not in (1, 2) or int(page.fillorder) not in (1, 2):
+        raise DamagedError("its directory says of no known kind how colours are stored")
     if page.imagedepth != 1:
         raise UnsupportedError("it is a volume, not a slide")
 

@@ -133,7 +133,16 @@ class _Plane:
                 pass
         elif self._is_jpeg2000:
             jpeg2000.check(data)
+        elif self._page.compression == COMPRESSION.NONE:
+            self._check_plain(len(data), index)
         return self._by_tifffile(data, index + self._shift)
+
+    def _check_plain(self, count: int, index: int) -> None:
+        """Check that pixels that are stored as they are have as many bytes as they need."""
+        # Several planes are one colour each.
+        samples = 1 if len(self._level.planes) > 1 else int(self._page.samplesperpixel)
+        if count not in {wide * high * samples for wide, high in self._sizes(index)}:
+            raise ReadError(f"a piece of {count} bytes where other pixels belong")
 
     def _sizes(self, index: int) -> tuple[Size, ...]:
         """Sizes that a piece may have: all of them alike, or cut at the edge of the level."""

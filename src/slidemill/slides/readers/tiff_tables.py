@@ -19,6 +19,8 @@ FIELD_BYTES = 4
 """The least that an entry of a table takes."""
 MAX_BLANKS = 8
 """So many of the shortest pieces show whether blank ones are stored."""
+SLACK_BYTES = 1
+"""Writers may count a byte that only makes the next piece begin at an even place."""
 FLAT = 8
 """Grey levels between the extremes of a blank piece."""
 
@@ -74,6 +76,7 @@ class Tables:
         self._page = page
         stored = Counter(offset for offset, count in self._entries() if count)
         self._shared = {offset for offset, times in stored.items() if times > 1}
+        self._crossing = _crossing(self.offsets, self.counts)
         self._is_glass: bool | None = None
 
     def __len__(self) -> int:
@@ -103,6 +106,8 @@ class Tables:
             return None
         if offset == 0 or count == 0:
             raise ReadError(f"piece {number} lies at byte {offset} and has {count} bytes")
+        if number in self._crossing:
+            raise ReadError(f"piece {number} and another one lie across each other")
         return offset, count
 
     def check_shared(self, number: int, pixels: npt.NDArray[np.uint8]) -> None:
@@ -136,6 +141,26 @@ class Tables:
             return True
         shortest = sorted(stored, key=lambda number: self.counts[number])[:MAX_BLANKS]
         return not any(_is_stored_blank(decode, number) for number in shortest)
+
+
+def _crossing(offsets: tuple[int, ...], counts: tuple[int, ...]) -> frozenset[int]:
+    """Pieces that begin within another one, and those in which one begins."""
+    size = min(len(offsets), len(counts))
+    # Damaged tables hold values beyond those of NumPy; what lies beyond the file is found elsewhere.
+    limit = 2**62
+    starts = np.array([min(offset, limit) for offset in offsets[:size]], np.int64)
+    lengths = np.array([min(count, limit) for count in counts[:size]], np.int64)
+    stored = np.flatnonzero((lengths > SLACK_BYTES) & (starts > 0))
+    order = stored[np.lexsort((lengths[stored], starts[stored]))]
+    begin, end = starts[order], starts[order] + lengths[order] - SLACK_BYTES
+    # Twins, at the same place, are not meant: see `check_shared`.
+    before = np.maximum.accumulate(end)[:-1] if len(end) else end
+    later = np.flatnonzero((begin[1:] < before) & (begin[1:] != begin[:-1])) + 1
+    # Begins that lie within a piece: more of them before its end than up to its own.
+    heads = np.unique(begin)
+    holding = np.searchsorted(heads, end) > np.searchsorted(heads, begin, side="right")
+    found = {int(number) for number in (*order[later], *order[holding])}
+    return frozenset(found)
 
 
 def _is_stored_blank(decode: Callable[[int], npt.NDArray[np.uint8] | None], number: int) -> bool:
