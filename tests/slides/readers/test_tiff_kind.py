@@ -127,3 +127,9 @@ def luma_and_chroma(colours):
     luma = 0.299 * red + 0.587 * green + 0.114 * blue
     found = np.dstack([luma, 128 + (blue - luma) / 1.772, 128 + (red - luma) / 1.402])
     return np.clip(np.rint(found), 0, 255).astype(np.uint8)
+
+
+def test_grey_with_three_samples_is_refused(tmp_path):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, PIXELS, photometric="minisblack", planarconfig="contig", **TILES)
+    refused(path, "3 channels")

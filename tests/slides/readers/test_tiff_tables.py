@@ -165,3 +165,15 @@ def test_a_vendors_tables_that_lost_lengths_fail_the_slide(shared, tmp_path):
         tag = file.pages[1].tags["TileByteCounts"]
         tag.overwrite(zeroed(5, 6)(tag.value))
     assert "lost their length" in fails(path, SlideCode.UNREADABLE)
+
+
+@pytest.mark.parametrize("table", ["TileOffsets", "TileByteCounts"])
+def test_pieces_that_lie_across_each_other_are_errors(tmp_path, table):
+    path = write(tmp_path / "a.tif", compression=None)
+    edit(path, table, lambda values: [v + 64 * (n == 4) for n, v in enumerate(values)])
+    with Slide(path) as slide:
+        for number in (4, 5):
+            with pytest.raises(SlideError, match="across"):
+                read(slide, number)
+        for number in (3, 6):
+            assert (read(slide, number) == truth(number)).all()

@@ -70,8 +70,10 @@ def check_colours(page: TiffPage) -> None:
         raise UnsupportedError(f"it has {page.samplesperpixel} channels")
     if page.photometric == PHOTOMETRIC.MINISWHITE and page.samplesperpixel != 1:
         raise UnsupportedError(f"it is inverted grey, and has {page.samplesperpixel} channels")
-    if page.photometric == PHOTOMETRIC.MINISBLACK and page.samplesperpixel == 4:
-        raise UnsupportedError("it is grey, and has 4 channels (fluorescence?)")
+    if page.photometric == PHOTOMETRIC.MINISBLACK and page.samplesperpixel != 1:
+        raise UnsupportedError(
+            f"it is grey, and has {page.samplesperpixel} channels (fluorescence?)"
+        )
     if int(page.planarconfig) not in (1, 2) or int(page.fillorder) not in (1, 2):
         raise DamagedError("its directory says of no known kind how colours are stored")
     if page.imagedepth != 1:

@@ -12,6 +12,7 @@ from slidemill.slides.readers import jpeg2000
 from slidemill.slides.readers.base import RGB, ReadError, Size, faults_of, on_white
 from slidemill.slides.readers.cache import Piece
 from slidemill.slides.readers.jpeg import JpegPieces, OtherKindError, pieces_of
+from slidemill.slides.readers.tiff_bytes import decode_bytes, is_bytes
 from slidemill.slides.readers.tiff_levels import TiffLevel
 from slidemill.slides.readers.tiff_tables import Tables
 
@@ -105,6 +106,7 @@ class _Plane:
         self.tables = Tables(page)
         self._jpeg_tables, self._header = page.jpegtables, page.jpegheader
         self._jpeg: JpegPieces | None = pieces_of(page, descriptor)
+        self._is_bytes = is_bytes(page)
         self._is_jpeg2000 = page.compression in JPEG_2000
 
     def decode(self, index: int, spare: Piece | None) -> Piece | None:
@@ -133,16 +135,11 @@ class _Plane:
                 pass
         elif self._is_jpeg2000:
             jpeg2000.check(data)
-        elif self._page.compression == COMPRESSION.NONE:
-            self._check_plain(len(data), index)
+        elif self._is_bytes:
+            # Several planes are one colour each.
+            samples = 1 if len(self._level.planes) > 1 else int(self._page.samplesperpixel)
+            return decode_bytes(self._page, data, self._sizes(index), samples)
         return self._by_tifffile(data, index + self._shift)
-
-    def _check_plain(self, count: int, index: int) -> None:
-        """Check that pixels that are stored as they are have as many bytes as they need."""
-        # Several planes are one colour each.
-        samples = 1 if len(self._level.planes) > 1 else int(self._page.samplesperpixel)
-        if count not in {wide * high * samples for wide, high in self._sizes(index)}:
-            raise ReadError(f"a piece of {count} bytes where other pixels belong")
 
     def _sizes(self, index: int) -> tuple[Size, ...]:
         """Sizes that a piece may have: all of them alike, or cut at the edge of the level."""

@@ -146,7 +146,7 @@ class Tables:
 def _crossing(offsets: tuple[int, ...], counts: tuple[int, ...]) -> frozenset[int]:
     """Pieces that begin within another one, and those in which one begins."""
     size = min(len(offsets), len(counts))
-    # Damaged tables hold values beyond those of NumPy; what lies beyond the file is found elsewhere.
+    # Damaged tables hold values beyond those of NumPy; that they leave the file is found elsewhere.
     limit = 2**62
     starts = np.array([min(offset, limit) for offset in offsets[:size]], np.int64)
     lengths = np.array([min(count, limit) for count in counts[:size]], np.int64)
