@@ -22,7 +22,6 @@ from slidemill.config import Config, Section
 from slidemill.features.document import encoders_text
 
 DEMO: dict[str, Any] = {
-    "cohort": {"max_failed": 0.1},
     "tiles": {"mpp": 0.5},
     "features": {"encoders": ["hed-texture", "rgb-mean"]},
     "pretrain": {
@@ -76,7 +75,7 @@ def _entry(name: str, field: FieldInfo, value: object, depth: int) -> Iterator[s
         yield f"{pad}{name}:"
         yield from _section(value, depth + 1)
         return
-    yield from _comment(field.description or "", depth)
+    yield from _comment((field.description or "") + _otherwise(field, value), depth)
     if isinstance(value, tuple) and value and all(isinstance(item, Section) for item in value):
         yield f"{pad}{name}:"
         for item in value:
@@ -89,6 +88,18 @@ def _entry(name: str, field: FieldInfo, value: object, depth: int) -> Iterator[s
         return
     plain = list(value) if isinstance(value, tuple) else value
     yield f"{pad}{name}: {_scalar(plain)}"
+
+
+def _otherwise(field: FieldInfo, value: object) -> str:
+    """The default, where the demo's value is another: its cohort is small."""
+    if field.is_required() or isinstance(value, Section):
+        return ""
+    default = field.get_default(call_default_factory=True)
+    sections = isinstance(value, tuple) and any(isinstance(item, Section) for item in value)
+    if value == default or sections:
+        return ""
+    plain = list(default) if isinstance(default, tuple) else default
+    return f" By default {_scalar(plain)}; set otherwise for the small demo."
 
 
 def _section(section: Section, depth: int) -> Iterator[str]:

@@ -128,13 +128,27 @@ def test_a_bug_is_no_failed_slide(tmp_path):
 
 
 def test_too_many_failures_stop_the_run_with_their_reasons(tmp_path):
-    frame = slides("a", "b", "c", failed=("c",))
-    check_failures(frame, 0.34)
-    with pytest.raises(CohortError, match=r"1 of 3 slides failed.*c \(cohort, unreadable\): torn"):
+    frame = slides("a", "b", "c", "d", "e", failed=("c", "d", "e"))
+    check_failures(frame, 0.6)
+    with pytest.raises(CohortError, match=r"3 of 5 slides failed.*c \(cohort, unreadable\): torn"):
         try:
             check_failures(frame, 0.3)
         except CohortError as error:
             raise CohortError(str(error).replace("\n", " ")) from None
+
+
+@pytest.mark.parametrize(
+    ("count", "failed", "share", "stops"),
+    [(15, 2, 0.02, False), (15, 3, 0.02, True), (2, 2, 0.5, True), (15, 1, 0.0, True)],
+)
+def test_two_failed_slides_are_spared_but_not_all_that_there_are(count, failed, share, stops):
+    names = [f"s{number}" for number in range(count)]
+    frame = slides(*names, failed=tuple(names[:failed]))
+    if stops:
+        with pytest.raises(CohortError):
+            check_failures(frame, share)
+    else:
+        check_failures(frame, share)
 
 
 def test_merging_keeps_the_sheets_order_and_refuses_other_slides():

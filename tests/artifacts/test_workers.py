@@ -77,7 +77,8 @@ def test_a_crash_costs_its_item_and_no_other(processes):
 def test_an_item_that_was_killed_has_a_second_chance_alone_and_last(tmp_path, kind, processes):
     items = [(kind, tmp_path / "a"), ("say", 1), (kind, tmp_path / "b"), *[("say", 2)] * 5]
     order = list(work_apart(work, items, processes, 30.0))
-    assert [number for number, _ in order][-2:] == [0, 2]
+    # Which of two that were killed at once comes first is up to the kernel.
+    assert sorted(number for number, _ in order[-2:]) == [0, 2]
     found = dict(order)
     assert found[0][0] == found[2][0] == "second"
     pids = {pid for number, (_, pid) in found.items() if number not in (0, 2)}

@@ -143,7 +143,12 @@ def jobs_of(printed):
 
 
 def times_of(run):
-    found = (run.folder / "results").glob("*/*/slides/*")
+    """When files of slides that are done were written; the picture of one that failed is not."""
+    found = [
+        path
+        for path in (run.folder / "results").glob("*/*/slides/*")
+        if path.suffix != ".jpg" or path.with_suffix(".h5").exists()
+    ]
     return {path: path.stat().st_mtime_ns for path in found}
 
 

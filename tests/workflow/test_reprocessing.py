@@ -73,7 +73,12 @@ class Walk:
 
     def written(self):
         """Slides whose files were written since the last call, by stage and label."""
-        files = self.project.results.glob("*/*/slides/*")
+        files = [
+            path
+            for path in self.project.results.glob("*/*/slides/*")
+            # A slide without tissue leaves its picture alone.
+            if path.suffix != ".jpg" or path.with_suffix(".h5").exists()
+        ]
         before, self.times = self.times, {path: path.stat().st_mtime_ns for path in files}
         return by_slide(path for path, time in self.times.items() if before.get(path) != time)
 

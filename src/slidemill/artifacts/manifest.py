@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SPARED_FAILURES = 2
-"""So many failed slides never stop a run, however small the cohort is."""
+"""So many failed slides do not stop a run, however small the cohort is."""
 SHOWN_FAILURES = 10
 """Failed slides that a message names; the manifest has them all."""
 
@@ -347,11 +347,18 @@ def merge(tables: Iterable[Sequence[Row]], slide_ids: Sequence[str]) -> list[Row
 def check_failures(rows: Sequence[Row], max_failed: float) -> None:
     """Stop the run if too much of the cohort has failed.
 
+    Args:
+        rows: Every slide of the cohort.
+        max_failed: Share that may fail; unless it is 0, `SPARED_FAILURES` slides always may, but
+            not all that there are.
+
     Raises:
         CohortError: With the first failures and what to do.
     """
     failed = [row for row in rows if row["status"] == "failed"]
-    if len(failed) <= max(SPARED_FAILURES, max_failed * len(rows)):
+    share = max_failed * len(rows)
+    spared = min(SPARED_FAILURES, len(rows) - 1) if max_failed > 0 else 0
+    if len(failed) <= max(spared, share):
         return
     shown = "\n".join(
         f"  - {row['slide_id']} ({row['failed_stage']}, {row['error_code']}): {row['message']}"

@@ -42,7 +42,10 @@ class CohortConfig(Section):
         "slidemill's own reader of tiled and striped TIFF; cucim is never chosen by itself.",
     )
     max_failed: Fraction = Field(
-        0.02, description="The run stops when more than this share of the slides has failed."
+        0.02,
+        description="The run stops when more than this share of the slides has failed, and more "
+        "than two of them; 0 stops it at the first. It looks when all buckets of a stage are done: "
+        "no job is stopped early.",
     )
     slide_seconds: float = Field(
         1800.0,
