@@ -137,6 +137,14 @@ def test_too_many_failures_stop_the_run_with_their_reasons(tmp_path):
             raise CohortError(str(error).replace("\n", " ")) from None
 
 
+def test_every_failed_slide_is_said_in_a_line(caplog):
+    check_failures(slides("a", "b", "c", "d", failed=("b", "d")), 0.5)
+    assert [record.message.split(":")[0] for record in caplog.records] == [
+        "b (cohort, unreadable)",
+        "d (cohort, unreadable)",
+    ]
+
+
 @pytest.mark.parametrize(
     ("count", "failed", "share", "stops"),
     [(15, 2, 0.02, False), (15, 3, 0.02, True), (2, 2, 0.5, True), (15, 1, 0.0, True)],

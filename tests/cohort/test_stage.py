@@ -2,7 +2,10 @@
 
 import shutil
 
+import cv2
+import numpy as np
 import pytest
+import tifffile
 
 from slidemill.artifacts import formats
 from slidemill.artifacts.folder import StageId
@@ -50,6 +53,18 @@ def test_facts_are_never_of_another_file_than_the_fingerprint(slide, monkeypatch
     row = describe(slide)
     assert (row["status"], row["error_code"], row["failed_stage"]) == ("failed", code, "cohort")
     assert row["item_digest"] is None
+
+
+def test_a_slide_that_opens_and_fails_leaves_its_picture(tmp_path, disc_pixels):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, disc_pixels, photometric="rgb", tile=(256, 256))
+    row = SheetRow("a", str(path), "p", None, None, None, {})
+    found = stage.describe(COHORT, row, CohortConfig(), tmp_path / "slides")
+    assert found["error_code"] == "mpp-missing"
+    picture = cv2.imread(str(tmp_path / "slides" / "a.jpg"))
+    assert max(picture.shape) == 800
+    middle = picture[picture.shape[0] // 2, picture.shape[1] // 2, ::-1]
+    assert np.abs(middle.astype(int) - (200, 120, 180)).max() < 12
 
 
 def test_faults_of_files_that_cannot_be_read_keep_their_codes(tmp_path):

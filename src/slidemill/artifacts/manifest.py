@@ -344,8 +344,12 @@ def merge(tables: Iterable[Sequence[Row]], slide_ids: Sequence[str]) -> list[Row
     return [by_id[slide_id] for slide_id in slide_ids]
 
 
+def _failed_line(row: Mapping[str, Any]) -> str:
+    return f"{row['slide_id']} ({row['failed_stage']}, {row['error_code']}): {row['message']}"
+
+
 def check_failures(rows: Sequence[Row], max_failed: float) -> None:
-    """Stop the run if too much of the cohort has failed.
+    """Say a line of every slide that failed, and stop the run if too much of the cohort has.
 
     Args:
         rows: Every slide of the cohort.
@@ -356,14 +360,13 @@ def check_failures(rows: Sequence[Row], max_failed: float) -> None:
         CohortError: With the first failures and what to do.
     """
     failed = [row for row in rows if row["status"] == "failed"]
+    for row in failed:
+        log.warning("%s", _failed_line(row))
     share = max_failed * len(rows)
     spared = min(SPARED_FAILURES, len(rows) - 1) if max_failed > 0 else 0
     if len(failed) <= max(spared, share):
         return
-    shown = "\n".join(
-        f"  - {row['slide_id']} ({row['failed_stage']}, {row['error_code']}): {row['message']}"
-        for row in failed[:SHOWN_FAILURES]
-    )
+    shown = "\n".join(f"  - {_failed_line(row)}" for row in failed[:SHOWN_FAILURES])
     more = f"\n  and {len(failed) - SHOWN_FAILURES} more" if len(failed) > SHOWN_FAILURES else ""
     raise CohortError(
         f"{len(failed)} of {len(rows)} slides failed, more than cohort.max_failed = {max_failed} "

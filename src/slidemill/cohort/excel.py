@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from zipfile import BadZipFile
 
+from slidemill.cohort.table import refused
 from slidemill.errors import Problem, SheetError
 
 
@@ -20,7 +21,7 @@ def read_excel(path: Path, data: bytes) -> tuple[list[tuple[int, list[str]]], st
     """
     if find_spec("openpyxl") is None:
         todo = "pip install 'slidemill[xlsx]', or save the sheet as .csv"
-        raise _refused(path, "Excel's files need the package openpyxl", todo)
+        raise refused(path, "Excel's files need the package openpyxl", todo)
     import pandas as pd
 
     try:
@@ -29,7 +30,7 @@ def read_excel(path: Path, data: bytes) -> tuple[list[tuple[int, list[str]]], st
             frame = pd.read_excel(book, sheet_name=0, header=None, dtype=object, na_filter=False)
     except (BadZipFile, KeyError, ValueError, OSError) as error:
         todo = "Save it again as .xlsx, or as .csv"
-        raise _refused(path, f"not a workbook that openpyxl reads ({error})", todo) from None
+        raise refused(path, f"not a workbook that openpyxl reads ({error})", todo) from None
     faults: list[Problem] = []
     lines = []
     for number, row in enumerate(frame.itertuples(index=False, name=None), start=1):
@@ -63,7 +64,3 @@ def _trimmed(lines: list[tuple[int, list[str]]]) -> list[tuple[int, list[str]]]:
         (i + 1 for _, row in lines for i, cell in enumerate(row) if cell.strip()), default=0
     )
     return [(number, row[:width]) for number, row in lines]
-
-
-def _refused(path: Path, what: str, todo: str) -> SheetError:
-    return SheetError(str(path), [Problem(str(path), what, todo)])

@@ -16,6 +16,7 @@ from slidemill.cohort.table import Table, read_table
 from slidemill.cohort.twins import twin_groups, visible
 from slidemill.config import NAME_PATTERN, Twins
 from slidemill.errors import Problem, SheetError
+from slidemill.slides.measures import with_unit
 from slidemill.slides.resolution import MPP_RANGE, is_plausible
 from slidemill.tissue.classes import KINDS, parse_kinds
 
@@ -269,11 +270,8 @@ def _check_row(
         if not values[column]:
             add(column, _absent(raw.get(column, "")), "Every slide needs one")
     if values.get("mpp"):
-        try:
-            plausible = is_plausible(float(values["mpp"]))
-        except ValueError:
-            plausible = False
-        if not plausible:
+        mpp = with_unit(values["mpp"])
+        if mpp is None or not is_plausible(mpp):
             low, high = MPP_RANGE
             add(
                 "mpp",
@@ -297,7 +295,7 @@ def _to_row(folder: str, labels: Sequence[str], values: Mapping[str, str]) -> Sh
         slide_id=values["slide_id"],
         path=_absolute(folder, values["path"]),
         patient_id=values["patient_id"],
-        mpp=float(values["mpp"]) if values.get("mpp") else None,
+        mpp=with_unit(values.get("mpp")),
         tissue=_absolute(folder, values["tissue"]) if values.get("tissue") else None,
         split=values.get("split") or None,
         scene=values.get("scene") or None,

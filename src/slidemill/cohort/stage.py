@@ -1,18 +1,19 @@
 """The cohort stage: opens slides and says what they are.
 
-Reads the sheet and the slides' metadata, no pixels. Writes `buckets/<bucket>.parquet` (what the
-files are) and `cohort.parquet` (joined with the sheet, one row a slide). Guarantees that every
-slide of the sheet has exactly one row: `ok` with a resolution and its source, or `failed` with a
-reason.
+Reads the sheet and the slides' metadata; pixels only where levels have to be told apart, and of a
+slide that opens and fails. Writes `buckets/<bucket>.parquet` (what the files are), `cohort.parquet`
+(joined with the sheet, one row a slide), and `slides/<slide>.jpg`, the picture of a slide that
+failed. Guarantees that every slide of the sheet has exactly one row: `ok` with a resolution and its
+source, or `failed` with a reason.
 """
 
-import logging
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
+from slidemill.artifacts.atomic import write_bytes
 from slidemill.artifacts.folder import StageId, open_folder
 from slidemill.artifacts.formats import COHORT, SLIDES
 from slidemill.artifacts.manifest import check_failures, failure, lost_error, merge
@@ -23,10 +24,14 @@ from slidemill.cohort.sheet import Sheet, SheetRow
 from slidemill.config import CohortConfig
 from slidemill.errors import SlideError
 from slidemill.slides.identity import check_same, slide_fingerprint
+from slidemill.slides.overview import jpeg_of, read_overview
 from slidemill.slides.reader import Slide
 from slidemill.slides.resolution import objective_power, resolve_mpp
 
-log = logging.getLogger(__name__)
+PICTURE_PX = 800
+"""Longest edge of the picture of a slide that failed here."""
+MAX_READ_PX = 64_000_000
+"""A picture of which more pixels would have to be read is not made."""
 
 
 def run_bucket(
@@ -49,7 +54,7 @@ def run_bucket(
     """
     open_folder(stage, results)
     found: dict[int, Row] = {}
-    work = partial(describe, stage, config=config)
+    work = partial(describe, stage, config=config, pictures=stage.folder(results) / "slides")
     for number, facts in work_apart(work, list(rows), cpus, config.slide_seconds):
         if isinstance(facts, Lost):
             error = lost_error(rows[number].path, facts)
@@ -57,17 +62,21 @@ def run_bucket(
         else:
             found[number] = facts
     table = [found[number] for number in range(len(rows))]
-    for row in table:
-        if row["status"] == "failed":
-            log.warning(
-                "cohort %s: failed, %s: %s", row["slide_id"], row["error_code"], row["message"]
-            )
     stamp = Stamp(digest=stage.digest, item_digest=stage.digest, parameters=dict(stage.parameters))
     write_rows(output, table, SLIDES, stamp)
 
 
-def describe(stage: StageId, row: SheetRow, config: CohortConfig) -> Row:
-    """Open a slide and say what it is: a row of the `slides` table."""
+def describe(
+    stage: StageId, row: SheetRow, config: CohortConfig, pictures: Path | None = None
+) -> Row:
+    """Open a slide and say what it is: a row of the `slides` table.
+
+    Args:
+        stage: Identity of the stage.
+        row: The slide's row of the sheet.
+        config: The cohort's configuration.
+        pictures: Folder for the picture of a slide that opens and fails; None makes none.
+    """
     started = time.perf_counter()
     path, seen = Path(row.path), ""
     # What is wrong with a file that cannot be read is said better by who opens it.
@@ -77,7 +86,12 @@ def describe(stage: StageId, row: SheetRow, config: CohortConfig) -> Row:
     try:
         with Slide(path, config.reader, row.scene) as slide:
             facts |= _facts(slide)
-            resolution = resolve_mpp(slide.properties, row.mpp, config.missing_mpp)
+            try:
+                resolution = resolve_mpp(slide.properties, row.mpp, config.missing_mpp)
+            except SlideError:
+                if pictures is not None:
+                    _keep_picture(slide, pictures / f"{row.slide_id}.jpg")
+                raise
         # Facts and fingerprint have to be of the same file.
         check_same(path, seen)
     except SlideError as error:
@@ -93,6 +107,16 @@ def describe(stage: StageId, row: SheetRow, config: CohortConfig) -> Row:
     inputs = [facts["fingerprint"], resolution.mpp_x, resolution.mpp_y]
     inputs += [] if row.scene is None else [row.scene]
     return facts | {"item_digest": stage.item_digest(inputs)}
+
+
+def _keep_picture(slide: Slide, path: Path) -> None:
+    """Leave a picture to look at, where one is read quickly."""
+    scale = max(1.0, max(slide.dimensions) / PICTURE_PX)
+    width, height = slide.level_dimensions[slide.best_level(scale)]
+    if width * height > MAX_READ_PX:
+        return
+    with suppress(SlideError):
+        write_bytes(path, jpeg_of(read_overview(slide, scale, scale).pixels))
 
 
 def _unknown(row: SheetRow) -> Row:

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -22,6 +23,8 @@ MAX_BLOCK_PX = 1536 * 1536
 """Pixels of the level that a thread reads at once; 7 MB of RGB."""
 MIN_LOST_PX = 128
 """Blocks of this many pixels of the level are not cut further where they do not decode."""
+QUALITY = 88
+"""Of JPEGs for people."""
 MAX_UNREADABLE = 0.5
 """A slide of which more does not decode has failed."""
 MAX_OVERVIEW_PX = 400_000_000
@@ -93,6 +96,20 @@ def read_overview(
             reason.code, f"{lost:.0%} of the slide does not decode; first of it: {reason.message}"
         )
     return found
+
+
+def jpeg_of(pixels: RGB) -> bytes:
+    """A picture as a JPEG.
+
+    Args:
+        pixels: (H, W, 3) uint8.
+    """
+    done, data = cv2.imencode(
+        ".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, QUALITY]
+    )
+    if not done:
+        raise ValueError(f"no JPEG can be made of a picture of shape {pixels.shape}")
+    return data.tobytes()
 
 
 def _blocks(slide: Slide, level: int, columns: int, rows: int, scale: float) -> Iterator[Block]:

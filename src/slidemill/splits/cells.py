@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from slidemill.errors import CohortError, Problem
+from slidemill.slides.measures import number
 from slidemill.splits.classes import in_order
 from slidemill.splits.targets import Float64Array
 from slidemill.splits.words import named
@@ -165,12 +166,8 @@ def _code(column: Column, code: Callable[[str], float | _Fault]) -> Coded:
 
 
 def _number(text: str) -> float | _Fault:
-    try:
-        value = float(text)
-    except ValueError:
-        return _NO_NUMBER
-    # Python reads 1_000 as a thousand; in a sheet it is more likely a slip.
-    return value if np.isfinite(value) and "_" not in text else _NO_NUMBER
+    value = number(text)
+    return value if value is not None and np.isfinite(value) else _NO_NUMBER
 
 
 def _time(text: str) -> float | _Fault:

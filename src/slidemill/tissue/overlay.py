@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from shapely.geometry import LinearRing, Polygon
 
+from slidemill.slides.overview import jpeg_of
 from slidemill.tissue.classes import TissueClass
 
 OUTLINE = (0, 158, 60)
@@ -27,7 +28,6 @@ EDGE_PX = 1600
 """Longest edge of the picture, pixels."""
 BACKGROUND_SHADE = 0.3
 """How far glass is darkened, so that what was left out is seen at a glance."""
-QUALITY = 88
 _SHIFT = 4  # vertices are drawn to a sixteenth of a pixel
 
 Pixels = npt.NDArray[np.uint8]
@@ -74,11 +74,7 @@ def draw_overlay(
     width = max(2, round(max(pixels.shape[:2]) / 600))
     for rings, colour in ((shells, OUTLINE), (holes, HOLE)):
         cv2.polylines(image, rings, True, colour, width, cv2.LINE_AA, _SHIFT)
-    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-    done, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
-    if not done:
-        raise ValueError(f"no JPEG can be made of a picture of shape {pixels.shape}")
-    return data.tobytes()
+    return jpeg_of(image)
 
 
 def _tint(image: Pixels, classes: npt.NDArray[np.uint8]) -> None:

@@ -32,10 +32,10 @@ def reduced(pixels, factor):
     return parts.mean(axis=(1, 3)).round().astype(np.uint8)
 
 
-def padded(pixels, tile):
-    """A picture on white, of whole tiles."""
+def padded(pixels, tile, fill=255):
+    """A picture of whole tiles."""
     below, beyond = (-edge % tile for edge in pixels.shape[:2])
-    return np.pad(pixels, ((0, below), (0, beyond), (0, 0)), constant_values=255)
+    return np.pad(pixels, ((0, below), (0, beyond), (0, 0)), constant_values=fill)
 
 
 def tiles(pixels, tile):

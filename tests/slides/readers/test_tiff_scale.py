@@ -2,7 +2,8 @@
 
 import pytest
 
-from slidemill.slides.readers.tiff_scale import scales, true_size
+from slidemill.slides.readers.base import true_size
+from slidemill.slides.readers.tiff_scale import scales
 
 FULL = (1990, 1990)
 TILE = (256, 256)

@@ -40,6 +40,10 @@ class UnsupportedError(OpenError):
     """The file is sound, but of a kind that the reader does not read."""
 
 
+class SceneError(UnsupportedError):
+    """The file has no such scene, or the reader cannot choose it."""
+
+
 class DamagedError(OpenError):
     """Tables of the file contradict each other; no reader can be right about it."""
 
@@ -211,6 +215,14 @@ def is_padded(full: Size, size: Size, tile: Size, scale: float) -> bool:
     return all(_in_last_tile(edge / scale, own, piece) for edge, own, piece in edges) and any(
         abs(edge / scale - own) >= 1 for edge, own, _ in edges
     )
+
+
+def true_size(full: Size, size: Size, tile: Size | None, scale: float) -> Size:
+    """Width and height of a level without the padding to whole tiles, pixels."""
+    if tile is None or not is_padded(full, size, tile, scale):
+        return size
+    found = [max(1, math.floor(edge / scale + 1e-6)) for edge in full]
+    return min(found[0], size[0]), min(found[1], size[1])
 
 
 def is_like(full: Size, size: Size) -> bool:

@@ -9,7 +9,7 @@ fault becomes a `SlideError` of its own code, with the file, the cause and the r
 import errno
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from slidemill.errors import SlideCode, SlideError
 from slidemill.memory import is_shortage
@@ -17,12 +17,16 @@ from slidemill.slides.readers.base import (
     Backend,
     DamagedError,
     OpenError,
+    SceneError,
     TruncatedError,
     UnsupportedError,
     faults_of,
 )
 from slidemill.slides.readers.dicom_file import is_dicom
 from slidemill.slides.readers.dicom_series import has_jpeg_2000
+
+if TYPE_CHECKING:
+    from slidemill.slides.readers.tiff_openslide import OwnView
 
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 JPEG_MAGIC = b"\xff\xd8\xff"
@@ -59,6 +63,8 @@ def _open_any(path: Path, reader: str, scene: str | None) -> Backend:
     if reader != "auto":
         try:
             return _open(path, reader, scene)
+        except SceneError as fault:
+            raise _no_scene(path, fault) from None
         except OpenError as fault:
             raise SlideError(
                 _code_of(fault, path, head),
@@ -69,6 +75,8 @@ def _open_any(path: Path, reader: str, scene: str | None) -> Backend:
     for name in _candidates(path, head):
         try:
             return _open(path, name, scene)
+        except SceneError as fault:
+            raise _no_scene(path, fault) from None
         except OpenError as fault:
             faults.append(fault)
             # A sound file of another kind, or half of one: what the next reader would make of it
@@ -87,11 +95,9 @@ def _open(path: Path, reader: str, scene: str | None) -> Backend:
     if reader == "openslide":
         from slidemill.slides.readers.openslide import OpenSlideBackend
 
-        return OpenSlideBackend(path, scene, has_spare_channel=_check_tiff(path, scene))
+        return OpenSlideBackend(path, scene, _own_view(path, scene))
     if scene is not None:
-        raise UnsupportedError(
-            f"the sheet asks for scene {scene!r}, and the reader {reader} cannot choose one"
-        )
+        raise SceneError(f"the reader {reader} cannot choose a scene, such as {scene!r}")
     if reader == "wsidicom":
         from slidemill.slides.readers.dicom import DicomBackend
 
@@ -99,7 +105,8 @@ def _open(path: Path, reader: str, scene: str | None) -> Backend:
     if reader == "cucim":
         from slidemill.slides.readers.cucim import CuCimBackend
 
-        if _check_tiff(path):
+        own = _own_view(path)
+        if own is not None and own.has_spare_channel:
             raise UnsupportedError("cuCIM takes its fourth channel for transparency")
         return CuCimBackend(path)
     assert reader == "image"
@@ -108,32 +115,27 @@ def _open(path: Path, reader: str, scene: str | None) -> Backend:
     return ImageBackend(path)
 
 
-def _check_tiff(path: Path, scene: str | None = None) -> bool:
-    """Refuse for a general reader what slidemill's own refuses for its kind or its damage.
+def _own_view(path: Path, scene: str | None = None) -> "OwnView | None":
+    """What slidemill's own reader sees in a TIFF that a general reader is to show.
 
     OpenSlide clips 16 bits, shows one channel of several, and goes on after damaged tables.
 
     Returns:
-        Whether a fourth channel is not the transparency which others take it for.
+        None for another file, and for a vendor's TIFF, of which the kind is checked alone.
 
     Raises:
         OpenError: If it is a TIFF that slidemill would not read itself, or not all of it.
     """
     if not _head(path).startswith(TIFF_MAGIC):
-        return False
+        return None
     if _vendor(path) in OWN_TIFF:
-        from slidemill.slides.readers.tiff import TiffBackend
+        from slidemill.slides.readers.tiff_openslide import own_view
 
-        own = TiffBackend(path, scene)
-        try:
-            own.check_for_others()
-        finally:
-            own.close()
-        return own.has_spare_channel
+        return own_view(path, scene)
     from slidemill.slides.readers.tiff_kind import check_vendors_kind
 
     check_vendors_kind(path)
-    return False
+    return None
 
 
 def _vendor(path: Path) -> str | None:
@@ -222,6 +224,11 @@ def _code(path: Path, head: bytes) -> SlideCode:
     if known:
         return SlideCode.TRUNCATED if _is_cut(path, head) else SlideCode.UNREADABLE
     return SlideCode.TRUNCATED if _lost_its_head(path) else SlideCode.NOT_A_SLIDE
+
+
+def _no_scene(path: Path, fault: SceneError) -> SlideError:
+    todo = "correct the sheet's column scene, or leave it empty for the largest"
+    return SlideError(SlideCode.UNSUPPORTED, f"{path}: {fault}; {todo}")
 
 
 def _code_of(fault: OpenError, path: Path, head: bytes) -> SlideCode:

@@ -22,6 +22,7 @@ from slidemill.slides.readers.base import (
     Size,
     faults_of,
     on_canvas,
+    true_size,
 )
 from slidemill.slides.readers.cache import CACHE_BYTES, Piece, PieceCache
 from slidemill.slides.readers.dicom_colour import JPEG
@@ -68,12 +69,18 @@ class DicomBackend:
             decoders = [_decoder(*pair) for pair in zip(images, stored, strict=True)]
         self._places = [level.places for level in stored]
         self._cache = PieceCache(CACHE_BYTES)
+        self.vendor: str | None = "dicom"
+        stated = stated_scales(series)
+        # Padding is no part of the slide, whatever colour a writer gave it.
+        self.level_dimensions = tuple(
+            size if scale is None else true_size(self.level_dimensions[0], size, tile, scale)
+            for size, tile, scale in zip(self.level_dimensions, self.segments, stated, strict=True)
+        )
         self._mosaics = [
             None if decoder is None else self._mosaic(number, decoder)
             for number, decoder in enumerate(decoders)
         ]
-        self.vendor: str | None = "dicom"
-        self.layout = Layout(stated=stated_scales(series), left_out=series.left_out)
+        self.layout = Layout(stated=stated, left_out=series.left_out)
         self.properties = dict(stored[0].properties)
 
     def _mosaic(self, number: int, decoder: "_Decoder") -> Mosaic | None:

@@ -20,16 +20,17 @@ from slidemill.slides.readers.base import (
     Layout,
     OpenError,
     ReadError,
+    SceneError,
     Size,
-    UnsupportedError,
     check_size,
     faults_of,
+    is_rounded,
     on_canvas,
     on_white,
 )
 from slidemill.slides.readers.dicom_file import HEAD_BYTES, is_dicom
 from slidemill.slides.readers.dicom_series import Series, read_series, stated_scales
-from slidemill.slides.readers.tiff_openslide import VENDORS, confirmed_levels
+from slidemill.slides.readers.tiff_openslide import OwnView, confirmed_levels
 
 
 class OpenSlideBackend:
@@ -38,23 +39,20 @@ class OpenSlideBackend:
     name = "openslide"
     version = str(openslide.__library_version__)
 
-    def __init__(
-        self, path: Path, scene: str | None = None, *, has_spare_channel: bool = False
-    ) -> None:
+    def __init__(self, path: Path, scene: str | None = None, own: OwnView | None = None) -> None:
         """Open a file.
 
         Args:
             path: The file.
             scene: Name of the scene to read; None for the largest.
-            has_spare_channel: Whether a fourth channel is not the transparency that OpenSlide
-                takes it for; it is left out.
+            own: What slidemill's own reader sees in it, if it is a TIFF that it reads.
 
         Raises:
             UnsupportedError: If OpenSlide shows another image of the file than is asked for.
             OpenError: If OpenSlide cannot.
         """
         self._path = path
-        self._take = _colours_alone if has_spare_channel else _region
+        self._take = _colours_alone if own is not None and own.has_spare_channel else _region
         self._lock = threading.Lock()
         # What is refused of DICOM is refused by its own name, and not by OpenSlide's.
         series = _series(path)
@@ -75,22 +73,13 @@ class OpenSlideBackend:
             bounds=stated_bounds(self.properties, self.level_dimensions[0]),
         )
         self._numbers = tuple(range(len(self.level_dimensions)))
-        if self.vendor in VENDORS:
-            self._confirm(scene)
+        if own is not None:
+            confirmed = confirmed_levels(own.pyramid, self.level_dimensions)
+            self._numbers, self.layout = confirmed.numbers, confirmed.layout
+            self.level_dimensions = confirmed.dimensions
         elif scene is not None:
-            raise UnsupportedError(
-                f"the sheet asks for scene {scene!r}, and OpenSlide cannot choose one"
-            )
+            raise SceneError(f"OpenSlide cannot choose a scene, such as {scene!r}")
         self.segments = tuple(self._segment(level) for level in self._numbers)
-
-    def _confirm(self, scene: str | None) -> None:
-        """Keep only what is a level of a TIFF."""
-        found = confirmed_levels(self._path, self.level_dimensions, scene)
-        self._numbers, self.level_dimensions, self.layout = (
-            found.numbers,
-            found.dimensions,
-            found.layout,
-        )
 
     def _segment(self, level: int) -> Size | None:
         keys = (f"openslide.level[{level}].tile-{edge}" for edge in ("width", "height"))
@@ -151,7 +140,12 @@ def _layout(series: Series | None, sizes: tuple[Size, ...]) -> Layout:
     # OpenSlide believes the attributes.
     if any(level.says_otherwise for level in series.levels):
         raise OpenError("its frames are of other colours than its attributes say")
-    return Layout(stated=stated_scales(series), left_out=series.left_out)
+    stated = stated_scales(series)
+    for scale, size in zip(stated, sizes, strict=True):
+        # It places pixels by the quotient of sizes, and mixes neighbours where padding shifts that.
+        if scale is not None and not is_rounded(sizes[0], size, scale):
+            raise OpenError("OpenSlide takes the padding of its levels for pixels")
+    return Layout(stated=stated, left_out=series.left_out)
 
 
 def _region(handle: openslide.OpenSlide, location: Size, level: int, into: RGB) -> None:

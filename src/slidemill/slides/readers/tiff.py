@@ -68,7 +68,7 @@ class TiffBackend:
                 self._pieces = [LevelPieces(self._descriptor, level) for level in levels]
             # Nothing failed: the file stays open until `close`.
             opened.pop_all()
-        self.layout = pyramid.layout
+        self.pyramid, self.layout = pyramid, pyramid.layout
         self.has_spare_channel = any(
             level.alpha == "none" and level.planes[0][0].samplesperpixel == 4 for level in levels
         )

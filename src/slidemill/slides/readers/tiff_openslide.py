@@ -4,17 +4,26 @@ OpenSlide takes every reduced image for a level, and sizes as stored for sizes w
 is held to what `tiff_pyramid` finds, so that no reader shows another slide than the others do.
 """
 
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import tifffile
+from slidemill.slides.readers.base import Layout, Size, UnsupportedError
+from slidemill.slides.readers.tiff import TiffBackend
+from slidemill.slides.readers.tiff_pyramid import Pyramid
 
-from slidemill.slides.readers.base import Layout, OpenError, Size, UnsupportedError, faults_of
-from slidemill.slides.readers.tiff_pyramid import Pyramid, find_pyramid
 
-VENDORS = ("aperio", "generic-tiff")
-"""TIFFs whose levels slidemill knows by itself, as OpenSlide calls them."""
+@dataclass(frozen=True)
+class OwnView:
+    """What slidemill's own reader sees in a TIFF.
+
+    Attributes:
+        pyramid: Its levels.
+        has_spare_channel: Whether a fourth channel is not the transparency which others take it
+            for.
+    """
+
+    pyramid: Pyramid
+    has_spare_channel: bool
 
 
 @dataclass(frozen=True)
@@ -32,33 +41,36 @@ class Confirmed:
     layout: Layout
 
 
-def confirmed_levels(path: Path, sizes: tuple[Size, ...], scene: str | None) -> Confirmed:
+def own_view(path: Path, scene: str | None) -> OwnView:
+    """Open a TIFF with slidemill's own reader, for another one to be held to.
+
+    Raises:
+        OpenError: If it is refused, or pieces are lost of which others make glass.
+    """
+    own = TiffBackend(path, scene)
+    try:
+        own.check_for_others()
+    finally:
+        own.close()
+    return OwnView(own.pyramid, own.has_spare_channel)
+
+
+def confirmed_levels(pyramid: Pyramid, sizes: tuple[Size, ...]) -> Confirmed:
     """Of OpenSlide's levels of a TIFF, those that are levels.
 
     Args:
-        path: The file.
+        pyramid: The levels that are there.
         sizes: Width and height of every level that OpenSlide finds, pixels.
-        scene: Name of the scene that is asked for; None for the largest.
 
     Raises:
         UnsupportedError: If OpenSlide shows another image than the one that is asked for.
-        OpenError: If the file is damaged.
     """
-    with (
-        faults_of("its directory is damaged: tifffile", OpenError),
-        tifffile.TiffFile(path) as file,
-    ):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            pyramid = find_pyramid(file, descriptor, path.stat().st_size, scene)
-        finally:
-            os.close(descriptor)
-        first = [page for page, _ in pyramid.levels[0].planes]
-        # OpenSlide's level 0 of these is the first directory, and no other.
-        if first[0].index != 0 or any(page is not first[0] for page in first):
-            raise UnsupportedError("OpenSlide does not show the image that is read of it")
-        if sizes[0] != pyramid.stored[0]:
-            raise UnsupportedError("OpenSlide takes another of its images for level 0")
+    first = [page for page, _ in pyramid.levels[0].planes]
+    # OpenSlide's level 0 of these is the first directory, and no other.
+    if first[0].index != 0 or any(page is not first[0] for page in first):
+        raise UnsupportedError("OpenSlide does not show the image that is read of it")
+    if sizes[0] != pyramid.stored[0]:
+        raise UnsupportedError("OpenSlide takes another of its images for level 0")
     return _matched(pyramid, sizes)
 
 

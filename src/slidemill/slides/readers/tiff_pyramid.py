@@ -9,11 +9,19 @@ from dataclasses import dataclass, replace
 
 from tifffile import TiffFile
 
-from slidemill.slides.readers.base import Layout, OpenError, Size, UnsupportedError, is_like
+from slidemill.slides.readers.base import (
+    Layout,
+    OpenError,
+    SceneError,
+    Size,
+    UnsupportedError,
+    is_like,
+    true_size,
+)
 from slidemill.slides.readers.tiff_agree import Agreement, TiffImage, compare
 from slidemill.slides.readers.tiff_levels import TiffLevel, level_of
 from slidemill.slides.readers.tiff_ome import OmeImage, check_channels
-from slidemill.slides.readers.tiff_scale import MIN_STEP, scales, stated_scale, true_size
+from slidemill.slides.readers.tiff_scale import MIN_STEP, scales, stated_scale
 from slidemill.slides.readers.tiff_scenes import (
     Candidate,
     Image,
@@ -161,9 +169,7 @@ def _choose(images: list[Image], names: list[str], scene: str | None) -> int:
     for known in (names, own, [str(number) for number in range(1, len(images) + 1)]):
         if known.count(wanted) == 1:
             return known.index(wanted)
-    raise UnsupportedError(
-        f"it has no scene {scene!r}; its scenes are {', '.join(map(repr, names))}"
-    )
+    raise SceneError(f"it has no scene {scene!r}; its scenes are {', '.join(map(repr, names))}")
 
 
 class _Grower:

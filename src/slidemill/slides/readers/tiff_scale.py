@@ -75,14 +75,6 @@ def scales(
     return list(kept)[:MAX_SCALES], False
 
 
-def true_size(full: Size, size: Size, tile: Size | None, scale: float) -> Size:
-    """Size of a level without the padding to whole tiles, pixels."""
-    if tile is None or not is_padded(full, size, tile, scale):
-        return size
-    found = [max(1, math.floor(edge / scale + 1e-6)) for edge in full]
-    return min(found[0], size[0]), min(found[1], size[1])
-
-
 def _is_plausible(full: Size, size: Size, tile: Size | None, scale: float) -> bool:
     close = all(
         abs(edge / scale - own) <= 1 + STATED_SLACK * own
