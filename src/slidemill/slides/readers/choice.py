@@ -245,7 +245,8 @@ def _why_not(path: Path, head: bytes, faults: list[OpenError]) -> SlideError:
     if unsupported:
         return SlideError(
             SlideCode.UNSUPPORTED,
-            f"{path}: {unsupported[0]}; convert it to a tiled RGB TIFF with JPEG, or leave it out",
+            f"{path}: {unsupported[0]}; leave it out, or convert it, if it is brightfield, to a "
+            "tiled TIFF of 8-bit RGB",
         )
     torn = any(isinstance(fault, TruncatedError) for fault in faults)
     code = SlideCode.TRUNCATED if torn else _code(path, head)

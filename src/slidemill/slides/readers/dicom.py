@@ -5,7 +5,6 @@ lie. wsidicom finds the stored tiles; those in JPEG and JPEG 2000 are decoded he
 those of TIFF, since it hands on what its codecs make of damage.
 """
 
-import warnings
 from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +25,7 @@ from slidemill.slides.readers.base import (
 )
 from slidemill.slides.readers.cache import CACHE_BYTES, Piece, PieceCache
 from slidemill.slides.readers.dicom_colour import JPEG
+from slidemill.slides.readers.dicom_file import quiet
 from slidemill.slides.readers.dicom_series import JPEG_2000, SeriesLevel, read_series, stated_scales
 from slidemill.slides.readers.jpeg import JpegPieces, OtherKindError, tables_apart
 from slidemill.slides.readers.mosaic import Mosaic
@@ -51,9 +51,7 @@ class DicomBackend:
 
         series = read_series(path)
         stored = series.levels
-        with faults_of("wsidicom", OpenError), warnings.catch_warnings():
-            # pydicom warns of each odd value; what matters becomes an error.
-            warnings.simplefilter("ignore")
+        with faults_of("wsidicom", OpenError), quiet():
             self._slide = WsiDicom.open([file for level in stored for file in level.files])
             levels = list(self._slide.levels)
             self._levels = [level.level for level in levels]

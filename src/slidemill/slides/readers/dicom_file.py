@@ -2,6 +2,8 @@
 
 import math
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,13 +54,19 @@ def _series_uid(path: Path, _size: int, _changed: int, _inode: int) -> str | Non
         return None
 
 
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep pydicom from warning of each odd value; what matters becomes an error."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
 def _read(path: Path, tags: list[str]) -> "Dataset":
     """The attributes of a file that have these names."""
     from pydicom import dcmread
 
-    with warnings.catch_warnings():
-        # pydicom warns of each odd value; what matters becomes an error.
-        warnings.simplefilter("ignore")
+    with quiet():
         return dcmread(path, stop_before_pixels=True, specific_tags=[*tags])
 
 
@@ -73,8 +81,7 @@ def pixels_at(path: Path) -> int:
     """Where the pixel data of a file begin, with their tag."""
     from pydicom import dcmread
 
-    with path.open("rb") as stream, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with path.open("rb") as stream, quiet():
         dcmread(stream, stop_before_pixels=True, specific_tags=["Rows"])
         return stream.tell()
 

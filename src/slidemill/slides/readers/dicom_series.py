@@ -21,6 +21,7 @@ from slidemill.slides.readers.dicom_file import (
     pixels_at,
     places_of,
     properties_of,
+    quiet,
     series_uid,
     spacing_of,
     text_of,
@@ -120,7 +121,7 @@ def read_series(path: Path) -> Series:
             frames lie, or the series has no level.
         OpenError: If the attributes contradict each other or do not parse.
     """
-    with faults_of("pydicom", OpenError):
+    with faults_of("pydicom", OpenError), quiet():
         own = attributes_of(path)
         if str(own.get("SOPClassUID", "")) != WHOLE_SLIDE:
             kind = getattr(own.get("SOPClassUID"), "name", "DICOM of no class")
