@@ -17,6 +17,7 @@ from slidemill.artifacts.manifest import (
     SlideLoop,
     check_failures,
     merge,
+    tell,
     write_manifest,
 )
 from slidemill.artifacts.parquet import Row, read_columns, read_rows
@@ -165,6 +166,7 @@ def gather(plan: Plan, stage: StageId) -> Path:
     rows = merge(tables, plan.slide_ids)
     path = plan.manifest_path(stage)
     write_manifest(path, rows, stage)
+    tell(rows)
     check_failures(rows, plan.config.cohort.max_failed)
     return path
 

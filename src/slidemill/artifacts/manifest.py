@@ -348,8 +348,17 @@ def _failed_line(row: Mapping[str, Any]) -> str:
     return f"{row['slide_id']} ({row['failed_stage']}, {row['error_code']}): {row['message']}"
 
 
+def tell(rows: Sequence[Row]) -> None:
+    """Write a line to the log for every slide that is to be looked at, and for every failed one."""
+    for row in rows:
+        if row["status"] == "failed":
+            log.warning("%s", _failed_line(row))
+        elif row["remark"]:
+            log.warning("%s: %s", row["slide_id"], row["remark"])
+
+
 def check_failures(rows: Sequence[Row], max_failed: float) -> None:
-    """Say a line of every slide that failed, and stop the run if too much of the cohort has.
+    """Stop the run if too much of the cohort has failed.
 
     Args:
         rows: Every slide of the cohort.
@@ -360,8 +369,6 @@ def check_failures(rows: Sequence[Row], max_failed: float) -> None:
         CohortError: With the first failures and what to do.
     """
     failed = [row for row in rows if row["status"] == "failed"]
-    for row in failed:
-        log.warning("%s", _failed_line(row))
     share = max_failed * len(rows)
     spared = min(SPARED_FAILURES, len(rows) - 1) if max_failed > 0 else 0
     if len(failed) <= max(spared, share):

@@ -16,7 +16,7 @@ from pathlib import Path
 from slidemill.artifacts.atomic import write_bytes
 from slidemill.artifacts.folder import StageId, open_folder
 from slidemill.artifacts.formats import COHORT, SLIDES
-from slidemill.artifacts.manifest import check_failures, failure, lost_error, merge
+from slidemill.artifacts.manifest import check_failures, failure, lost_error, merge, tell
 from slidemill.artifacts.parquet import Row, read_rows, write_rows
 from slidemill.artifacts.provenance import Stamp
 from slidemill.artifacts.workers import Lost, work_apart
@@ -202,5 +202,6 @@ def gather(
     path = open_folder(stage, results) / "cohort.parquet"
     stamp = Stamp(digest=stage.digest, item_digest=stage.digest, parameters=dict(stage.parameters))
     write_rows(path, table, COHORT, stamp)
+    tell(table)
     check_failures(table, max_failed)
     return path

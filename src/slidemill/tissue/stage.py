@@ -30,7 +30,7 @@ from slidemill.slides.staging import sound_slide
 from slidemill.tissue import advice
 from slidemill.tissue.classes import Kind, TissueClass, parse_kinds
 from slidemill.tissue.find import TissueMap, clean_up, find_tissue
-from slidemill.tissue.overlay import EDGE_PX, draw_overlay
+from slidemill.tissue.picture import picture_of
 from slidemill.tissue.polygons import mask_to_polygons, to_geojson
 
 if TYPE_CHECKING:
@@ -41,8 +41,6 @@ if TYPE_CHECKING:
 Part = tuple[slice, slice]
 """Rows and columns of an overview."""
 LoadSegmenter = Callable[[], "Segmenter"]
-MIN_PICTURE_PX = 800
-"""Longest edge below which an overview is too small to judge; the slide is read again, finer."""
 
 
 @dataclass(frozen=True)
@@ -109,8 +107,9 @@ def compute(
         if fault is None and not found.tissue.mask.any():
             seen = overview.pixels[part], overview.unreadable[part], mpp
             fault = advice.no_tissue(facts["path"], found.tissue, config, kinds, seen)
-        picture, scale = _picture(slide, overview.pixels, downsample, task.threads)
-    overlay = draw_overlay(picture, found.polygons, *scale, classes=found.tissue.classes)
+        overlay = picture_of(
+            slide, overview.pixels, downsample, found.polygons, found.tissue.classes, task.threads
+        )
     if fault is not None:
         # Without the .h5 it does not count as done.
         task.path.with_suffix(".geojson").unlink(missing_ok=True)
@@ -262,21 +261,6 @@ def _by_network(
 
 def _cleaned(classes: npt.NDArray[np.uint8], mpp: float, config: TissueConfig) -> TissueMap:
     return clean_up(classes, mpp, config.min_area_mm2, config.min_hole_mm2)
-
-
-def _picture(
-    slide: Slide, overview: RGB, downsample: tuple[float, float], threads: int
-) -> tuple[RGB, tuple[float, float]]:
-    """A picture to draw on, and level-0 pixels per pixel of it in x and y."""
-    longest = max(overview.shape[:2])
-    if longest < MIN_PICTURE_PX:
-        scale = max(1.0, max(slide.dimensions) / EDGE_PX)
-        return read_overview(slide, scale, scale, threads).pixels, (scale, scale)
-    if longest <= EDGE_PX:
-        return overview, downsample
-    factor = EDGE_PX / longest
-    smaller = cv2.resize(overview, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
-    return np.asarray(smaller, np.uint8), (downsample[0] / factor, downsample[1] / factor)
 
 
 def inputs(facts: Any, config: TissueConfig) -> dict[str, str]:  # noqa: ANN401 - a row of the cohort

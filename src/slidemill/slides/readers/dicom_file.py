@@ -49,7 +49,8 @@ def _series_uid(path: Path, _size: int, _changed: int, _inode: int) -> str | Non
         if not is_dicom(stream.read(HEAD_BYTES)):
             return None
     try:
-        return str(_read(path, ["SeriesInstanceUID"]).SeriesInstanceUID) or None
+        with quiet():  # values are read when they are asked for
+            return str(_read(path, ["SeriesInstanceUID"]).SeriesInstanceUID) or None
     except Exception:  # noqa: BLE001 - a parser on whatever lies in a folder; then it is none
         return None
 
@@ -57,7 +58,10 @@ def _series_uid(path: Path, _size: int, _changed: int, _inode: int) -> str | Non
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keep pydicom from warning of each odd value; what matters becomes an error."""
-    with warnings.catch_warnings():
+    from pydicom.config import disable_value_validation
+
+    # It also writes to the log what it warns of when it looks at values.
+    with warnings.catch_warnings(), disable_value_validation():
         warnings.simplefilter("ignore")
         yield
 
