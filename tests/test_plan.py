@@ -94,10 +94,10 @@ def test_a_change_of_the_sheet_shows_in_one_bucket(plan):
         return [bucket for bucket in before if before[bucket] != after[bucket]]
 
     old = plan(buckets=3)
-    mended = plan(SHEET.replace("s4.svs", "moved/s4.svs"), buckets=3)
+    fixed = plan(SHEET.replace("s4.svs", "moved/s4.svs"), buckets=3)
     grown = plan(SHEET + "s10\ts10.svs\tp10\t0\n", buckets=3)
     relabelled = plan(SHEET.replace("p4\t0", "p4\t1"), buckets=3)
-    assert changed(old.bucket_digests, mended.bucket_digests) == [bucket_with(old, "s4")]
+    assert changed(old.bucket_digests, fixed.bucket_digests) == [bucket_with(old, "s4")]
     assert changed(old.bucket_digests, grown.bucket_digests) == [bucket_with(grown, "s10")]
     assert changed(old.bucket_digests, relabelled.bucket_digests) == []
     assert old.sheet_digest() != relabelled.sheet_digest()

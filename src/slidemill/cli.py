@@ -5,7 +5,7 @@ Exit codes:
 0   done
 1   a bug or a broken machine, with its traceback; of `verify`: something is not whole; of `diff`:
     the runs differ
-2   something that the user can mend, said in words
+2   something that the user can fix, said in words
 3   of `status` and `failed`: slides failed
 
 Nothing heavy is imported before a command is chosen.
@@ -78,7 +78,7 @@ DEFAULT_CONFIG = Path("config.yaml")
 
 
 def main() -> None:
-    """Run a command; faults that the user can mend are said without a traceback."""
+    """Run a command; faults that the user can fix are said without a traceback."""
     # Shared file systems refuse HDF5's locks; h5py looks when it is imported.
     os.environ.setdefault("HDF5_USE_FILE_LOCKING", "FALSE")
     limit_threads()

@@ -51,7 +51,7 @@ def hold(results: Path) -> None:
         stream = path.open("a+", encoding="utf-8")
     except OSError as error:
         raise UserError(
-            f"{results}: nothing can be written there ({error.strerror}). Mend the folder's rights "
+            f"{results}: nothing can be written there ({error.strerror}). Fix the folder's rights "
             "or its file system (is it mounted read-only, or full?), then run again: all results "
             "that are there are kept."
         ) from None

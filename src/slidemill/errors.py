@@ -1,6 +1,6 @@
 """Errors of slidemill: each says what is wrong, where, and what to do next.
 
-There are three kinds. A `UserError` is something that the user can mend (config, sheet, weights,
+There are three kinds. A `UserError` is something that the user can fix (config, sheet, weights,
 a leak): the command line prints its text without a traceback and exits with 2. A `SlideError` is
 a fault of one slide: it becomes a `failed` row of the stage's manifest and the cohort goes on.
 Anything else is a bug or a broken machine, fails the job, and keeps its traceback.
@@ -16,7 +16,7 @@ class SlidemillError(Exception):
 
 
 class UserError(SlidemillError):
-    """A fault that the user can mend; shown without a traceback."""
+    """A fault that the user can fix; shown without a traceback."""
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,7 @@ def _plan_tissue(config: Config, folder: Path, cohort: StageId) -> StageId:
         unet = config.tissue.unet
         path = folder / str(unet.checkpoint)
         if not path.is_file():
-            problem = Problem("tissue.unet.checkpoint", f"{path}: no such file", "Mend the path")
+            problem = Problem("tissue.unet.checkpoint", f"{path}: no such file", "Fix the path")
             raise ConfigError("of this run", [problem])
         parameters["unet"] = unet.model_dump(mode="json", exclude={"checkpoint", "device"})
         parameters["weights_sha256"] = file_sha256(path)

@@ -84,7 +84,7 @@ def plan_splits(config: Config, task: TaskConfig, sheet: Sheet, folder: Path) ->
         path = folder / given
         if not path.is_file():
             where = "evaluate.splits" if task.splits is None else f"task {task.name}: splits"
-            problem = Problem(where, f"{path}: there is no such file", "Mend the path")
+            problem = Problem(where, f"{path}: there is no such file", "Fix the path")
             raise ConfigError("of this run", [problem])
         parameters |= {"protocol": "given", "given": file_sha256(path)}
         keys = {"few_shot", "few_ratio", "draws", "validation"}

@@ -45,7 +45,7 @@ def work(item):
     if kind == "bug":
         raise KeyError(value)
     if kind == "config":
-        raise ConfigError("c.yaml", [Problem("tiles", "wrong", "Mend it")])
+        raise ConfigError("c.yaml", [Problem("tiles", "wrong", "Fix it")])
     return value, os.getpid()
 
 

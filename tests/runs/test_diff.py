@@ -109,7 +109,7 @@ def test_slides_that_fail_now_or_no_longer(tmp_path):
     new = run(make(tmp_path), name="b", failed=["s1", "s2"])
     found = stages(difference(old, new))
     assert found["features"].failed == {"s2": "tissue: no-tissue"}
-    assert found["features"].mended == ("s0",)
+    assert found["features"].fixed == ("s0",)
     assert (found["features"].old, found["features"].new) == ((2, 2, 10), (2, 2, 10))
     assert not found["cohort"].differs
 

@@ -64,7 +64,7 @@ def nothing(folder, slide):
 
 
 BAD = {
-    nothing: (SlideCode.FILE_MISSING, "no such file", "mend the path"),
+    nothing: (SlideCode.FILE_MISSING, "no such file", "fix the path"),
     empty: (SlideCode.EMPTY, "empty", "copy it again"),
     text: (SlideCode.NOT_A_SLIDE, "no slide of a known format", "remove the row"),
     noise: (SlideCode.NOT_A_SLIDE, "no slide of a known format", "remove the row"),
@@ -74,7 +74,7 @@ BAD = {
     only_the_first_bytes: (SlideCode.TRUNCATED, "part of the file is missing", "copy it again"),
     wrong_compression: (SlideCode.UNSUPPORTED, "compressed", "convert it"),
     folder_of_files: (SlideCode.NOT_A_FILE, "folder", "path of the slide's file"),
-    symlink_loop: (SlideCode.SYMLINK_LOOP, "circle", "mend them"),
+    symlink_loop: (SlideCode.SYMLINK_LOOP, "circle", "fix them"),
 }
 
 

@@ -288,7 +288,7 @@ def test_keys_that_do_not_fit_are_named(tmp_path, tiny_state):
     text = str(caught.value)
     assert "1 missing (encoder.model.bn1.weight); 1 unexpected (stranger); 1 of another" in text
     assert "segmentation_head.0.weight is (2, 5, 3, 3) for (2, 16, 3, 3)" in text
-    assert "Mend tissue.unet.architecture" in text
+    assert "Fix tissue.unet.architecture" in text
 
 
 def test_keys_with_only_some_prefixed_are_not_unwrapped(tmp_path, tiny_state):
@@ -327,7 +327,7 @@ def test_nothing_is_unpickled(tmp_path, tiny_file):
 
 
 def test_a_missing_file_a_wrong_backbone_and_a_missing_library(tmp_path, tiny_file, monkeypatch):
-    with pytest.raises(WeightsError, match=r"no such file\. Mend tissue\.unet\.checkpoint"):
+    with pytest.raises(WeightsError, match=r"no such file\. Fix tissue\.unet\.checkpoint"):
         load_segmenter(TINY, tmp_path / "none.pth", "cpu")
     for backbone in ("resnet19", "tu-resnet19"):
         with pytest.raises(ConfigError, match=r"cannot be built with .*resnet19"):

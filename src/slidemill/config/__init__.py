@@ -165,7 +165,7 @@ def load_config(path: Path) -> Config:
         problem = Problem(str(path), "there is no such file", "Give its path with --config")
         raise ConfigError(str(path), [problem]) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        problem = Problem(str(path), f"not YAML ({error})".replace("\n", " "), "Mend the syntax")
+        problem = Problem(str(path), f"not YAML ({error})".replace("\n", " "), "Fix the syntax")
         raise ConfigError(str(path), [problem]) from None
     return parse_config(values, str(path))
 

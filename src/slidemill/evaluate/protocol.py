@@ -131,7 +131,7 @@ def check_trainable(targets: Targets, name: str) -> None:
         fault = "" if len(np.unique(targets.values)) > 1 else "training rows are all of one class"
     if fault:
         raise CohortError(
-            f"{fault} ({name}). Use fewer folds, mend the splits, or see which slides failed."
+            f"{fault} ({name}). Use fewer folds, fix the splits, or see which slides failed."
         )
 
 

@@ -44,7 +44,7 @@ def weights_of_file(path: Path) -> Weights:
         WeightsError: If there is no such file.
     """
     if not path.is_file():
-        raise WeightsError(f"{path}: there is no such checkpoint. Mend features.encoders.")
+        raise WeightsError(f"{path}: there is no such checkpoint. Fix features.encoders.")
     return Weights(path, _sha256(path, path.stat().st_size, path.stat().st_mtime_ns))
 
 

@@ -25,7 +25,7 @@ SHOWN_SLIDES = 5
 JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
 
 
-def mend(path: Path, output: Path) -> str:
+def fix(path: Path, output: Path) -> str:
     """What to do about a file that is missing or damaged.
 
     Snakemake has to be told: it does not know the files of slides, and does not miss what lies
@@ -52,7 +52,7 @@ def problem_of(path: Path, error: UserError, output: Path) -> Problem:
     text = str(error).removeprefix(f"{path}: ").removesuffix(".")
     # Errors end with what to do; here it is known better.
     what = text.rsplit(". ", 1)[0]
-    return Problem(str(path), what, mend(path, output))
+    return Problem(str(path), what, fix(path, output))
 
 
 def check_dataset(stage: StageId, results: Path, output: Path) -> Problem | None:
@@ -80,7 +80,7 @@ def read_table_of(
     except UserError as error:
         return [], problem_of(path, error, output)
     if digest != stage.digest:
-        return [], Problem(str(path), _other_run(digest), mend(path, output))
+        return [], Problem(str(path), _other_run(digest), fix(path, output))
     return rows, None
 
 
@@ -92,7 +92,7 @@ def check_hdf5(path: Path, kind: str, stage: StageId, output: Path) -> Problem |
     except UserError as error:
         return problem_of(path, error, output)
     if digest != stage.digest:
-        return Problem(str(path), _other_run(digest), mend(path, output))
+        return Problem(str(path), _other_run(digest), fix(path, output))
     return None
 
 
@@ -123,7 +123,7 @@ def check_slide(file: SlideFile) -> Problem | None:
     """
     path, row, stage, output = file.path, file.row, file.stage, file.output
     if not path.is_file():
-        return Problem(str(path), "the file is missing", mend(path, output))
+        return Problem(str(path), "the file is missing", fix(path, output))
     try:
         fault = _fault(path, row, stage) or _fault_beside(path, row, stage)
     except UserError as error:
@@ -135,7 +135,7 @@ def check_slide(file: SlideFile) -> Problem | None:
         why = "its sha256 is not the manifest's"
         fault = f"{fault}; {why}" if fault else f"{why}, its bytes have changed"
     if fault:
-        return Problem(str(path), fault, mend(path, output))
+        return Problem(str(path), fault, fix(path, output))
     made_from = json.loads(_provenance(path)["upstream"])
     others = [name for name, digest in file.above.items() if made_from[name] != digest]
     if others:
@@ -146,7 +146,7 @@ def check_slide(file: SlideFile) -> Problem | None:
 
 def unreadable(file: SlideFile, lost: Lost) -> Problem:
     """The fault of a file whose check was not survived, or did not end."""
-    return Problem(str(file.path), f"not readable ({lost.reason})", mend(file.path, file.output))
+    return Problem(str(file.path), f"not readable ({lost.reason})", fix(file.path, file.output))
 
 
 def check_summary(path: Path, features: Mapping[str, str | None]) -> Problem | None:
@@ -186,7 +186,7 @@ def check_checkpoint(plan: Plan, unit: PretrainPlan) -> Problem | None:
     except UserError as error:
         return problem_of(path, error, output)
     if digest != unit.stage.digest:
-        return Problem(str(path), _other_run(digest), mend(path, output))
+        return Problem(str(path), _other_run(digest), fix(path, output))
     sha256 = file_sha256(path)
     embedding = next(iter(sorted((folder / "slides").glob("*.h5"))), None)
     try:
@@ -196,7 +196,7 @@ def check_checkpoint(plan: Plan, unit: PretrainPlan) -> Problem | None:
         return None
     if used != sha256:
         what = "its bytes are not those of the encoder that made the embeddings"
-        return Problem(str(path), what, mend(path, output))
+        return Problem(str(path), what, fix(path, output))
     return None
 
 

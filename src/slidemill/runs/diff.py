@@ -55,7 +55,7 @@ class SlidesDiff:
         changed: Slides whose result was made from something else, under the same stage's digest.
         bytes_changed: Slides whose file has other bytes although it was made from the same.
         failed: Newly failed slides: where, and with which code.
-        mended: Slides that had failed, and have a result now.
+        fixed: Slides that had failed, and have a result now.
         lost: Slides that the new run had not reached, and the old one had.
         gained: Slides that the old run had not reached, and the new one had.
     """
@@ -66,14 +66,14 @@ class SlidesDiff:
     changed: tuple[str, ...]
     bytes_changed: tuple[str, ...]
     failed: Mapping[str, str]
-    mended: tuple[str, ...]
+    fixed: tuple[str, ...]
     lost: tuple[str, ...]
     gained: tuple[str, ...]
 
     @property
     def differs(self) -> bool:
         """Whether anything is not as it was."""
-        seen = (self.changed, self.bytes_changed, self.failed, self.mended, self.lost, self.gained)
+        seen = (self.changed, self.bytes_changed, self.failed, self.fixed, self.lost, self.gained)
         return any(seen) or self.old != self.new
 
 
@@ -241,7 +241,7 @@ def _compare_stage(stage: StageDiff, old: "pd.DataFrame", new: "pd.DataFrame") -
         changed=tuple(joined.index[was & has & other_input]) if stage.same else (),
         bytes_changed=tuple(joined.index[was & has & ~other_input & other_bytes]),
         failed={str(slide): str(reason) for slide, reason in reasons.items()},
-        mended=tuple(joined.index[~was & has]),
+        fixed=tuple(joined.index[~was & has]),
         lost=tuple(old.index.difference(new.index)),
         gained=tuple(new.index.difference(old.index)),
     )

@@ -162,9 +162,9 @@ def _print_failures(differing: Sequence[SlidesDiff]) -> None:
         by_reason.setdefault(reason, []).append(slide)
     for reason, slides in by_reason.items():
         say(f"{counted(len(slides), 'slide')} newly failed ({reason}): {_named(slides)}")
-    mended = _first(differing, lambda one: one.mended)
-    if mended:
-        say(f"{counted(len(mended), 'slide')} mended: {_named(mended)}")
+    fixed = _first(differing, lambda one: one.fixed)
+    if fixed:
+        say(f"{counted(len(fixed), 'slide')} fixed: {_named(fixed)}")
 
 
 def _first(
@@ -285,7 +285,7 @@ def _slides(one: SlidesDiff) -> dict[str, Any]:
         "changed": list(one.changed),
         "bytes_changed": list(one.bytes_changed),
         "newly_failed": dict(one.failed),
-        "mended": list(one.mended),
+        "fixed": list(one.fixed),
         "lost": list(one.lost),
         "gained": list(one.gained),
     }

@@ -104,7 +104,7 @@ def load_plans(configs: Sequence[Path]) -> list[Plan]:
             plans.append(make_plan(load_config(path), Path()))
         except UserError as error:
             raise UserError(
-                f"{path} cannot be planned, so nobody knows which results it uses. Mend it, or "
+                f"{path} cannot be planned, so nobody knows which results it uses. Fix it, or "
                 f"leave it out if it is no longer in use.\n{error}"
             ) from None
     if len({plan.results.resolve() for plan in plans}) > 1:

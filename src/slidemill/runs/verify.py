@@ -23,7 +23,7 @@ from slidemill.runs.check import (
     check_hdf5,
     check_slide,
     check_summary,
-    mend,
+    fix,
     named,
     read_table_of,
     unreadable,
@@ -171,7 +171,7 @@ class _Manifest:
             self._say(f"slides of the sheet are lacking: {named(lacking)}", todo)
         twice = [name for name, count in counts.items() if count > 1]
         if twice:
-            self._say(f"slides are there twice: {named(twice)}", mend(self._path, self._path))
+            self._say(f"slides are there twice: {named(twice)}", fix(self._path, self._path))
         gone = [name for name in counts if name not in known]
         if gone:
             what = f"it has slides that the sheet no longer has: {named(gone)}"
@@ -194,7 +194,7 @@ class _Manifest:
         lacking = [name for name in slides if name not in ours]
         if lacking:
             what = f"slides of the sheet are lacking: {named(lacking)}"
-            return Problem(str(path), what, mend(path, output))
+            return Problem(str(path), what, fix(path, output))
         there = [name for name in slides if name in whole]
         differ = [name for name in there if not _agree(ours[name], whole[name])]
         if differ:
@@ -296,7 +296,7 @@ def _check_others(plan: Plan, found: Verdict, made: Made) -> None:
     path = plan.report_path()
     problem = None
     if not path.is_file():
-        problem = Problem(str(path), "there is no report", mend(path, path))
+        problem = Problem(str(path), "there is no report", fix(path, path))
     elif b"</html>" not in path.read_bytes()[-64:]:
-        problem = Problem(str(path), "the report is cut off", mend(path, path))
+        problem = Problem(str(path), "the report is cut off", fix(path, path))
     found.add("report", problem)

@@ -69,7 +69,7 @@ def read_overview(
         raise SlideError(
             SlideCode.UNREADABLE,
             f"{slide.path}: {slide.dimensions[0]} x {slide.dimensions[1]} px are more than a slide "
-            "has; copy it again, mend its mpp in the sheet, or leave it out",
+            "has; copy it again, fix its mpp in the sheet, or leave it out",
         )
     found = Overview(
         np.full((rows, columns, 3), 255, np.uint8), np.zeros((rows, columns), np.bool_)

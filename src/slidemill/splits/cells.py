@@ -100,7 +100,7 @@ def code_classes(column: Column, classes: Sequence[str]) -> Coded:
     index = {name: float(number) for number, name in enumerate(classes)}
     unknown = _Fault(
         f"is none of the classes {named(classes, most=40)}",
-        "Add it to the task's `classes`, mend it, or leave the cell empty",
+        "Add it to the task's `classes`, fix it, or leave the cell empty",
     )
     return _code(column, lambda text: index.get(text, unknown))
 

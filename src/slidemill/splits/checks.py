@@ -31,7 +31,7 @@ def check_training_patients(
     refuse(
         set(train_patients) & set(test_patients),
         f"both trained on and tested on ({what})",
-        "Train without them: mend the splits, or pretrain per fold.",
+        "Train without them: fix the splits, or pretrain per fold.",
     )
 
 
@@ -92,7 +92,7 @@ def check_classes(
             raise CohortError(
                 f"nobody of {named(lacking)} is left to train on in {unit.name}{fold}: all "
                 f"{counted(len(train), 'training patient')} are of other classes. Use another "
-                "evaluate.protocol, mend the splits, or leave these classes out."
+                "evaluate.protocol, fix the splits, or leave these classes out."
             )
         tested.setdefault(unit.key[:3], []).extend(number_of[patient] for patient in unit.test)
     for (sample, _, repeat), rows in tested.items():
@@ -119,10 +119,10 @@ def _check_tested(kind: str, classes: Mapping[str, BoolArray], rows: list[int], 
 
 def _check_parts(unit: Unit) -> None:
     where = f"in {unit.name} of the splits"
-    mend = "They would be trained on and tested on: give each patient one part of a unit."
+    fix = "They would be trained on and tested on: give each patient one part of a unit."
     for one, other in (("train", "test"), ("validate", "test"), ("train", "validate")):
         both = set(getattr(unit, one)) & set(getattr(unit, other))
-        refuse(both, f"{where}, in both {one} and {other}", mend)
+        refuse(both, f"{where}, in both {one} and {other}", fix)
     for part in ("train", "validate", "test"):
         people: tuple[str, ...] = getattr(unit, part)
         twice = [patient for patient, times in Counter(people).items() if times > 1]

@@ -140,7 +140,7 @@ def _problem(fault: ErrorDetails) -> Problem:
     if fault["type"] == "too_short":
         return Problem(where, "names nobody", "Add patients, or remove the unit")
     message = fault["msg"].removeprefix("Value error, ")
-    todo = "Mend it, or take the splits.json of a run"
+    todo = "Fix it, or take the splits.json of a run"
     return Problem(where, message[0].lower() + message[1:], todo)
 
 

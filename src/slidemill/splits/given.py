@@ -47,7 +47,7 @@ def read_given(path: Path, task: str, patients: Collection[str]) -> list[Unit]:
         document = read_json(path)
         if document.task != task:
             what = f"the splits are of the task {document.task!r}, not of {task!r}"
-            todo = "Give each task its own file with its `splits`, or mend the name in the file"
+            todo = "Give each task its own file with its `splits`, or fix the name in the file"
             raise SheetError(str(path), [Problem("task", what, todo)])
         units = [unit.to_unit() for unit in document.units]
     else:
@@ -144,7 +144,7 @@ def _checked(path: Path, frame: pd.DataFrame) -> pd.DataFrame:
             if fault:
                 said = "an empty cell" if value is None and _word(cell) is None else repr(cell)
                 problems.append(
-                    Problem(f"row {number}, column {name}", f"{said} {fault}", "Mend it")
+                    Problem(f"row {number}, column {name}", f"{said} {fault}", "Fix it")
                 )
             columns[name].append(value if value is not None else "")
     if problems:

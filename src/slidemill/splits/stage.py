@@ -1,6 +1,6 @@
 """The splits stage: the units of one task.
 
-Reads the cohort's table (all rows, failed ones too: a slide that is mended later changes no fold)
+Reads the cohort's table (all rows, failed ones too: a slide that is fixed later changes no fold)
 and, if they are given, splits of the user's. Writes `splits.parquet` and, as a document that can be
 given back, `splits.json`. Guarantees that no patient is on two sides of a unit, and says which
 label each patient counts with.

@@ -209,7 +209,7 @@ def _parse(path: Path) -> Any:  # noqa: ANN401 - what a JSON file holds
             _fail(path, cause, "Export annotations only, without detections and cells")
         text = path.read_bytes().decode("utf-8-sig")
     except OSError as error:
-        remedy = "Mend the sheet's tissue column, or the file"
+        remedy = "Fix the sheet's tissue column, or the file"
         _fail(path, f"not readable ({error.strerror})", remedy)
     except UnicodeDecodeError:
         _fail(path, "not JSON: it is no UTF-8 text", "Export it again, as GeoJSON, not compressed")

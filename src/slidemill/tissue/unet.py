@@ -131,7 +131,7 @@ class Segmenter:
             if tuple(logits.shape) != expected:
                 raise WeightsError(
                     f"the tissue network gave {tuple(logits.shape)} where {expected} (windows, "
-                    "classes, rows, columns) was due. Mend tissue.unet.classes or the architecture."
+                    "classes, rows, columns) was due. Fix tissue.unet.classes or the architecture."
                 )
             if not bool(torch.isfinite(logits).all()):
                 raise WeightsError(
@@ -159,7 +159,7 @@ def load_segmenter(config: UnetConfig, checkpoint: Path, device: str) -> Segment
     from slidemill.features.loading import read_state
 
     if not checkpoint.is_file():
-        raise WeightsError(f"{checkpoint}: there is no such file. Mend tissue.unet.checkpoint.")
+        raise WeightsError(f"{checkpoint}: there is no such file. Fix tissue.unet.checkpoint.")
     chosen = choose_device(device)
     try:
         state = _unwrap(read_state(checkpoint))
@@ -280,7 +280,7 @@ def _load_strictly(
         faults = "; ".join(f"{len(k)} {kind} ({_some(k)})" for kind, k in kinds.items() if k)
         raise WeightsError(
             f"{checkpoint}: not the weights of {config.architecture} with {config.backbone}: "
-            f"of its keys, {faults}. Mend tissue.unet.architecture and tissue.unet.backbone: they "
+            f"of its keys, {faults}. Fix tissue.unet.architecture and tissue.unet.backbone: they "
             "have to be those that it was trained with."
         ) from None
 

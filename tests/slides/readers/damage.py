@@ -109,7 +109,7 @@ KINDS = (*HOLES, flipped)
 
 @contextmanager
 def damaged(path, piece, kind, rng):
-    """A file with one damaged piece; it is mended at the end."""
+    """A file with one damaged piece; it is fixed at the end."""
     with path.open("r+b") as stream:
         stream.seek(piece.offset)
         sound = stream.read(piece.count)

@@ -92,7 +92,7 @@ def build(spec: EncoderSpec) -> Network:
     try:
         body = timm.create_model(name, pretrained=False, **options)
     except RuntimeError as error:
-        problem = Problem("features.encoders", f"{spec.name}: {error}", "Mend the name")
+        problem = Problem("features.encoders", f"{spec.name}: {error}", "Fix the name")
         raise ConfigError("features", [problem]) from None
     if trunk:
         return TimmTrunk(body, int(body.feature_info.channels()[-1]), 0)

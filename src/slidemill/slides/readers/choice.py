@@ -173,7 +173,7 @@ def system_fault(path: Path, error: OSError) -> SlideError:
         raise error
     if isinstance(error, FileNotFoundError):
         return SlideError(
-            SlideCode.FILE_MISSING, f"{path}: there is no such file; mend the path in the sheet"
+            SlideCode.FILE_MISSING, f"{path}: there is no such file; fix the path in the sheet"
         )
     if isinstance(error, PermissionError):
         return SlideError(
@@ -182,7 +182,7 @@ def system_fault(path: Path, error: OSError) -> SlideError:
         )
     if error.errno == errno.ELOOP:
         return SlideError(
-            SlideCode.SYMLINK_LOOP, f"{path}: its symbolic links lead in a circle; mend them"
+            SlideCode.SYMLINK_LOOP, f"{path}: its symbolic links lead in a circle; fix them"
         )
     if error.errno == errno.ESTALE:
         return SlideError(
@@ -253,7 +253,7 @@ def _why_not(path: Path, head: bytes, faults: list[OpenError]) -> SlideError:
     if code is SlideCode.NOT_A_SLIDE:
         return SlideError(
             code,
-            f"{path}: it is no slide of a known format ({size} bytes); mend the path in the sheet, "
+            f"{path}: it is no slide of a known format ({size} bytes); fix the path in the sheet, "
             "or remove the row",
         )
     if code is SlideCode.TRUNCATED:
