@@ -11,7 +11,8 @@ import cv2
 import numpy as np
 
 VERSION, SLIDE_ID = b"01.02", b"slidemilltest"
-TILE = 256
+TILE = 250
+"""Edge of an image; no step of a usual grid divides it, so a grid shows where it begins."""
 
 
 def write_mirax(

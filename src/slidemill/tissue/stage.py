@@ -162,8 +162,16 @@ def _part(slide: Slide, downsample: tuple[float, float]) -> Part:
     x, y, width, height = slide.bounds
     if slide.bounds == (0, 0, *slide.dimensions):
         return np.s_[:, :]
-    columns = slice(math.ceil(x / downsample[0]), math.floor((x + width) / downsample[0]))
-    return slice(math.ceil(y / downsample[1]), math.floor((y + height) / downsample[1])), columns
+    return _within(y, height, downsample[1]), _within(x, width, downsample[0])
+
+
+def _within(start: int, size: int, downsample: float) -> slice:
+    """Whole pixels of a stretch; the one that it begins in where it has none."""
+    first, last = math.ceil(start / downsample), math.floor((start + size) / downsample)
+    if first < last:
+        return slice(first, last)
+    first = math.floor(start / downsample)
+    return slice(first, first + 1)
 
 
 def _only(classes: npt.NDArray[np.uint8], part: Part) -> npt.NDArray[np.uint8]:
