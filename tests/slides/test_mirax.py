@@ -1,5 +1,7 @@
 """Slides with and without bounds through tissue and tiles: edges of the scanned part."""
 
+from dataclasses import replace
+
 import h5py
 import numpy as np
 import pytest
@@ -77,3 +79,16 @@ def test_a_scanned_part_below_a_pixel_of_the_overview_has_no_tissue(
     with pytest.raises(SlideError) as raised:
         stage.compute(task_of(tmp_path / "s.mrxs", tmp_path / "s.h5"), TissueConfig())
     assert raised.value.code is SlideCode.NO_TISSUE
+
+
+def test_a_mirax_is_read_alike_from_a_copy(tmp_path, pixels, monkeypatch):
+    write_mirax(tmp_path / "s.mrxs", pixels, at=(5, 3), canvas=(12, 8))
+    made, read = [], []
+    opened = Slide.of
+    monkeypatch.setattr(Slide, "of", lambda facts, path: read.append(path) or opened(facts, path))
+    for name, scratch in (("place", None), ("copy", tmp_path / "scratch")):
+        task = replace(task_of(tmp_path / "s.mrxs", tmp_path / f"{name}.h5"), scratch=scratch)
+        stage.compute(task, TissueConfig())
+        made.append(task.path.with_suffix(".geojson").read_bytes())
+    assert made[0] == made[1]
+    assert read == [tmp_path / "s.mrxs", tmp_path / "scratch" / "s" / "s.mrxs"]
