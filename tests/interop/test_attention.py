@@ -25,6 +25,7 @@ from slidemill.interop.commands import export_app
 from slidemill.interop.read import ExportError
 from slidemill.plan import CellPlan, Plan
 from slidemill.planner import make_plan
+from slidemill.slides.overview import Picture
 from slidemill.slides.pyramid import write_pyramid
 from slidemill.tiles.grid import exact_grid, tile_geometry
 
@@ -241,9 +242,9 @@ def test_a_slide_is_read_once_for_all_rows(make_run, tmp_path, monkeypatch, capl
 
     def read(row):
         opened.append(row["slide_id"])
-        return np.full((80, 100, 3), 200, np.uint8), 10.0
+        return Picture(np.full((80, 100, 3), 200, np.uint8), 10.0, (0.0, 0.0))
 
-    monkeypatch.setattr(attention, "_read_pixels", read)
+    monkeypatch.setattr(attention, "_read_picture", read)
     with caplog.at_level(logging.INFO):
         assert export_attention(run.plan, tmp_path) == 2
     assert opened == ["a"]

@@ -11,9 +11,12 @@ from slidemill.artifacts.folder import StageId
 from slidemill.artifacts.manifest import SlideTask
 from slidemill.config import TissueConfig
 from slidemill.errors import SlideCode, SlideError
+from slidemill.report.heatmap import tile_boxes
 from slidemill.slides.identity import slide_fingerprint
+from slidemill.slides.overview import read_picture
 from slidemill.slides.reader import Slide
 from slidemill.tiles import candidates
+from slidemill.tiles.grid import tile_geometry
 from slidemill.tissue import stage
 from slides.mirax import TILE, write_mirax
 
@@ -92,3 +95,16 @@ def test_a_mirax_is_read_alike_from_a_copy(tmp_path, pixels, monkeypatch):
         made.append(task.path.with_suffix(".geojson").read_bytes())
     assert made[0] == made[1]
     assert read == [tmp_path / "s.mrxs", tmp_path / "scratch" / "s" / "s.mrxs"]
+
+
+def test_a_picture_shows_the_scanned_part_where_tiles_lie_in_it(tmp_path, pixels):
+    write_mirax(tmp_path / "s.mrxs", pixels, at=(5, 3), canvas=(16, 12))
+    with Slide(tmp_path / "s.mrxs") as slide:
+        seen = read_picture(slide, 500)
+    assert seen.scale == 2.0
+    assert seen.corner == (5 * TILE, 3 * TILE)
+    assert seen.pixels.shape == (500, 500, 3)
+    assert np.abs(seen.pixels[250, 250].astype(int) - (200, 120, 180)).max() < 8
+    geometry = tile_geometry(100, 0.5, 0, 0.5, 0.5)
+    boxes = tile_boxes(np.array([[5 * TILE, 3 * TILE]]), geometry, seen.scale, seen.corner)
+    np.testing.assert_allclose(boxes[0], (0, 0, 50, 50), atol=1)

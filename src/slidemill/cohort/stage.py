@@ -24,7 +24,7 @@ from slidemill.cohort.sheet import Sheet, SheetRow
 from slidemill.config import CohortConfig
 from slidemill.errors import SlideError
 from slidemill.slides.identity import check_same, slide_fingerprint
-from slidemill.slides.overview import jpeg_of, read_overview
+from slidemill.slides.overview import jpeg_of, read_picture
 from slidemill.slides.reader import Slide
 from slidemill.slides.resolution import objective_power, resolve_mpp
 
@@ -111,12 +111,12 @@ def describe(
 
 def _keep_picture(slide: Slide, path: Path) -> None:
     """Leave a picture to look at, where one is read quickly."""
-    scale = max(1.0, max(slide.dimensions) / PICTURE_PX)
-    width, height = slide.level_dimensions[slide.best_level(scale)]
+    level = slide.best_level(max(slide.bounds[2:]) / PICTURE_PX)
+    width, height = slide.level_dimensions[level]
     if width * height > MAX_READ_PX:
         return
     with suppress(SlideError):
-        write_bytes(path, jpeg_of(read_overview(slide, scale, scale).pixels))
+        write_bytes(path, jpeg_of(read_picture(slide, PICTURE_PX).pixels))
 
 
 def _unknown(row: SheetRow) -> Row:

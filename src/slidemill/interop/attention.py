@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from slidemill.artifacts.atomic import write_bytes
@@ -30,7 +29,7 @@ from slidemill.interop.read import ExportError, Float32Array, UnfitError, shorte
 from slidemill.plan import CellPlan, Plan
 from slidemill.report.heatmap import attention_heat, heatmap_figure, percentiles, tile_boxes
 from slidemill.slides.bounds import bounds_of
-from slidemill.slides.overview import read_overview
+from slidemill.slides.overview import Picture, read_picture
 from slidemill.slides.reader import Slide
 from slidemill.tiles.grid import Coords, TileGeometry
 from slidemill.tiles.stage import read_tiles
@@ -141,8 +140,7 @@ def _export_slide(
 ) -> tuple[int, list[Problem]]:
     """Write one slide for all rows that have attention over it; what could not be written."""
     written, problems = 0, []
-    pixels: npt.NDArray[np.uint8] | None = None
-    scale = 1.0
+    seen: Picture | None = None
     for cell in cells:
         try:
             row = _known(slide_id, facts)
@@ -150,10 +148,10 @@ def _export_slide(
             path = out / cell.stage.name / f"{slide_id}.geojson"
             qupath.write_objects(path, [], found.table(), found.geometry, bounds_of(row)[:2])
             # Once for all rows, and not before one needs it.
-            if pixels is None:
-                pixels, scale = _read_pixels(row)
-            boxes = tile_boxes(found.coords, found.geometry, scale)
-            painted = attention_heat(pixels, boxes, found.weights)
+            if seen is None:
+                seen = _read_picture(row)
+            boxes = tile_boxes(found.coords, found.geometry, seen.scale, seen.corner)
+            painted = attention_heat(seen.pixels, boxes, found.weights)
             tiles = f"{len(found.weights):,} tile{'' if len(found.weights) == 1 else 's'}"
             title = f"{shown(slide_id)}\n{shown(f'{cell.model} on {cell.source}')}, {tiles}"
             write_bytes(path.with_suffix(".png"), png_of(heatmap_figure(painted, title)))
@@ -214,12 +212,11 @@ def read_attention(plan: Plan, cell: CellPlan, slide_id: str) -> SlideAttention:
     return SlideAttention(weights, coords, geometry)
 
 
-def _read_pixels(row: Mapping[str, Any]) -> tuple[npt.NDArray[np.uint8], float]:
-    """A slide at low resolution, (H, W, 3) uint8, and level-0 pixels per pixel of it.
+def _read_picture(row: Mapping[str, Any]) -> Picture:
+    """The scanned part of a slide at low resolution.
 
     Raises:
         SlideError: If the slide is not readable.
     """
     with Slide.of(row) as slide:
-        scale = max(1.0, max(slide.dimensions) / PICTURE_PX)
-        return read_overview(slide, scale, scale).pixels, scale
+        return read_picture(slide, PICTURE_PX)

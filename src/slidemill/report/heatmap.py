@@ -53,7 +53,9 @@ def percentiles(attention: npt.NDArray[np.floating]) -> Float64Array:
     return np.asarray(100.0 * (rankdata(attention) - 1.0) / (len(attention) - 1), np.float64)
 
 
-def tile_boxes(coords: Coords, geometry: TileGeometry, scale: float) -> Float64Array:
+def tile_boxes(
+    coords: Coords, geometry: TileGeometry, scale: float, corner: tuple[float, float] = (0.0, 0.0)
+) -> Float64Array:
     """Where tiles are in a picture of a slide, for `heat_of`.
 
     Corners are rounded to whole level-0 pixels, so that there may be half of one between a tile and
@@ -63,12 +65,14 @@ def tile_boxes(coords: Coords, geometry: TileGeometry, scale: float) -> Float64A
         coords: (N, 2) int64 top-left corners, level-0 pixels.
         geometry: Size of the tiles.
         scale: Level-0 pixels per pixel of the picture.
+        corner: Corner of the picture, level-0 pixels.
 
     Returns:
         Left, top, right and bottom of each tile in pixels of the picture, float64 (N, 4).
     """
-    far = coords + np.array([geometry.width, geometry.height]) + _GAP
-    return np.asarray(np.concatenate([coords, far], axis=1) / scale, np.float64)
+    near = coords - np.array(corner)
+    far = near + np.array([geometry.width, geometry.height]) + _GAP
+    return np.asarray(np.concatenate([near, far], axis=1) / scale, np.float64)
 
 
 def heat_of(

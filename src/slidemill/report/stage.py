@@ -27,7 +27,7 @@ from slidemill.report.heatmap import tile_boxes
 from slidemill.report.html import ReportPage, SlideSection, render
 from slidemill.report.rows import remarks_of
 from slidemill.report.tasks import task_section
-from slidemill.slides.overview import read_overview
+from slidemill.slides.overview import read_picture
 from slidemill.slides.reader import Slide
 from slidemill.tiles.stage import read_tiles
 
@@ -147,9 +147,9 @@ def _attention(plan: Plan, cell: CellPlan, row: dict[str, Any]) -> bytes | None:
     tiles = cell.encoder.tiles.folder(plan.results) / "slides" / f"{slide_id}.parquet"
     _, geometry = read_tiles(tiles)
     with Slide.of(row) as slide:
-        scale = max(1.0, max(slide.dimensions) / PICTURE_PX)
-        pixels = read_overview(slide, scale, scale).pixels
-    return attention_overlay(pixels, tile_boxes(coords, geometry, scale), weights)
+        seen = read_picture(slide, PICTURE_PX)
+    boxes = tile_boxes(coords, geometry, seen.scale, seen.corner)
+    return attention_overlay(seen.pixels, boxes, weights)
 
 
 def _cohort_rows(plan: Plan, cohort: pd.DataFrame) -> list[tuple[str, str]]:

@@ -98,6 +98,53 @@ def read_overview(
     return found
 
 
+@dataclass(frozen=True)
+class Picture:
+    """The scanned part of a slide at low resolution, for people.
+
+    Attributes:
+        pixels: RGB, (H, W, 3) uint8.
+        scale: Level-0 pixels per pixel of it.
+        corner: Its corner, level-0 pixels of the canvas.
+    """
+
+    pixels: RGB
+    scale: float
+    corner: tuple[float, float]
+
+
+def read_picture(slide: Slide, longest_px: int, threads: int = 1) -> Picture:
+    """Read the scanned part of a slide so that its longest edge has so many pixels at most.
+
+    Raises:
+        SlideError: See `read_overview`.
+    """
+    scale = max(1.0, max(slide.bounds[2:]) / longest_px)
+    pixels, corner = scanned_part(
+        slide, read_overview(slide, scale, scale, threads).pixels, (scale, scale)
+    )
+    return Picture(pixels, scale, corner)
+
+
+def scanned_part(
+    slide: Slide, pixels: npt.NDArray[np.uint8], scale: tuple[float, float]
+) -> tuple[npt.NDArray[np.uint8], tuple[float, float]]:
+    """The scanned part of a picture of the canvas, and its corner.
+
+    Args:
+        slide: The slide.
+        pixels: A picture or a class map of its whole canvas, (H, W, ...).
+        scale: Level-0 pixels per pixel of it, in x and y.
+
+    Returns:
+        A view of the part, and its corner in level-0 pixels of the canvas.
+    """
+    x, y, width, height = slide.bounds
+    left, top = math.floor(x / scale[0]), math.floor(y / scale[1])
+    right, bottom = math.ceil((x + width) / scale[0]), math.ceil((y + height) / scale[1])
+    return pixels[top:bottom, left:right], (left * scale[0], top * scale[1])
+
+
 def jpeg_of(pixels: RGB) -> bytes:
     """A picture as a JPEG.
 
